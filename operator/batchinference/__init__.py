@@ -1,0 +1,1 @@
+"""Batch Inference Operator: paid, asynchronous LLM batch jobs from Kubernetes."""
