@@ -1,0 +1,1 @@
+"""What things are: jobs, providers, runs, shards, status. Frozen data and no I/O."""
