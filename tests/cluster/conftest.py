@@ -1,0 +1,75 @@
+"""The real control plane for tests: one for the session, own ones for tests that break theirs."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Protocol
+
+import binaries
+import pytest
+from control_plane import ControlPlane
+
+_HERE = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # The hook is given the whole collection, not this folder's part.
+    for item in items:
+        if _HERE in item.path.parents:
+            item.add_marker(pytest.mark.cluster)
+
+
+class StartControlPlane(Protocol):
+    def __call__(
+        self, emulated_version: str | None = None, *, audit: bool = False
+    ) -> ControlPlane: ...
+
+
+@pytest.fixture(scope="session")
+def programs() -> binaries.Binaries:
+    """The control plane's programs, brought here once."""
+    return binaries.ensure()
+
+
+@pytest.fixture(scope="session")
+def control_plane(programs: binaries.Binaries) -> Iterator[ControlPlane]:
+    """The session's control plane. Tests share it: work in `namespace`, break nothing."""
+    with ControlPlane.start(binaries=programs) as running:
+        yield running
+
+
+@pytest.fixture
+def own_control_plane(programs: binaries.Binaries) -> Iterator[StartControlPlane]:
+    """Start control planes for one test that stops etcd or the API server or removes CRDs."""
+    with ExitStack() as stack:
+
+        def start(emulated_version: str | None = None, *, audit: bool = False) -> ControlPlane:
+            return stack.enter_context(
+                ControlPlane.start(emulated_version, binaries=programs, audit=audit)
+            )
+
+        yield start
+
+
+@pytest.fixture
+def namespace(control_plane: ControlPlane) -> Iterator[str]:
+    """A fresh namespace of the session's control plane; its deletion is not waited for."""
+    name = f"test-{secrets.token_hex(4)}"
+    control_plane.kubectl("create", "namespace", name)
+    yield name
+    control_plane.kubectl("delete", "namespace", name, "--wait=false")
+
+
+@pytest.fixture
+def kubectl(control_plane: ControlPlane):
+    """``kubectl("get", "pods", ...)`` as the administrator; see `ControlPlane.kubectl`."""
+    return control_plane.kubectl
+
+
+@pytest.fixture
+def helm(control_plane: ControlPlane):
+    """``helm("install", ...)`` as the administrator; see `ControlPlane.helm`."""
+    return control_plane.helm
