@@ -1,8 +1,8 @@
 """A real Kubernetes control plane on this machine, for development, the demo and tests.
 
-Owns how etcd, the API server and the controller manager are configured, started, restarted and
-stopped, and the credentials to reach them. It must not know the operator or its resources. There
-is no kubelet: pods are created and stay Pending.
+Owns how etcd, the API server and the controller manager are started, restarted and stopped, when
+they count as ready, and the commands that reach them. It must not know the operator or its
+resources. There is no kubelet: pods are created and stay Pending.
 
 On the command line::
 
@@ -24,26 +24,22 @@ import ssl
 import subprocess
 import sys
 import sysconfig
-import tempfile
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
-import yaml
 from binaries import KUBERNETES_VERSION, Binaries, BinaryUnavailable, ensure, say
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from processes import Port, Program, StartFailed
+from configuration import Configuration
+from processes import Program, StartFailed
 
 _READY_TIMEOUT_S = 120.0
 _POLL_S = 0.05
 _ATTEMPTS = 3  # of a start whose port was taken in between
 _COMMAND_TIMEOUT_S = 300.0
-_MANAGER_USER = "system:kube-controller-manager"
 
 
 class CommandFailed(RuntimeError):
@@ -66,31 +62,19 @@ class ControlPlane:
         audit_log: path of the audit log (JSON lines, level Metadata), None unless asked for.
     """
 
-    def __init__(
-        self, binaries: Binaries, emulated_version: str | None = None, *, audit: bool = False
-    ) -> None:
-        self._binaries = binaries
-        self.folder = Path(tempfile.mkdtemp(prefix="control-plane-"))
-        self._ports = {name: Port() for name in ("etcd", "etcd-peer", "apiserver", "manager")}
-        self._certificates = self.folder / "certificates"
-        self._certificates.mkdir()
-        self.url = f"https://127.0.0.1:{self._ports['apiserver']}"
-        self.ca_file = self._certificates / "apiserver.crt"
-        self.kubeconfig = self.folder / "admin.kubeconfig"
-        self.admin_token = secrets.token_urlsafe(24)
-        self.audit_log = self.folder / "audit.jsonl" if audit else None
-        self._manager_token = secrets.token_urlsafe(24)
-        self._manager_kubeconfig = self.folder / "controller-manager.kubeconfig"
-        self._tokens = self.folder / "tokens.csv"
-        self._service_account_key = self.folder / "service-accounts.pem"
-        self._write_files()
-        emulated = [f"--emulated-version=kube={emulated_version}"] if emulated_version else []
-        self.etcd = Program("etcd", self._etcd_command(), self.folder)
-        self.apiserver = Program(
-            "kube-apiserver", [*self._apiserver_command(), *emulated], self.folder
-        )
+    def __init__(self, configuration: Configuration) -> None:
+        self._configuration = configuration
+        self.folder = configuration.folder
+        self.url = configuration.url
+        self.ca_file = configuration.ca_file
+        self.kubeconfig = configuration.kubeconfig
+        self.admin_token = configuration.admin_token
+        self.audit_log = configuration.audit_log
+        folder = self.folder
+        self.etcd = Program("etcd", configuration.etcd_command(), folder)
+        self.apiserver = Program("kube-apiserver", configuration.apiserver_command(), folder)
         self.controller_manager = Program(
-            "kube-controller-manager", [*self._manager_command(), *emulated], self.folder
+            "kube-controller-manager", configuration.manager_command(), folder
         )
 
     @classmethod
@@ -114,7 +98,7 @@ class ControlPlane:
         """
         programs = binaries or ensure()
         for attempt in range(1, _ATTEMPTS + 1):
-            control_plane = cls(programs, emulated_version, audit=audit)
+            control_plane = cls(Configuration(programs, emulated_version, audit=audit))
             try:
                 control_plane._start_all()
             except BaseException as fault:
@@ -130,8 +114,7 @@ class ControlPlane:
         """Stop everything in order, wait for the ends, give back ports and folder."""
         for program in (self.controller_manager, self.apiserver, self.etcd):
             program.stop()
-        for port in self._ports.values():
-            port.release()
+        self._configuration.release_ports()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def __enter__(self) -> Self:
@@ -201,7 +184,10 @@ class ControlPlane:
             CommandFailed: it ended with an error and `check` is set.
         """
         # A cache of its own: discovery must not outlive this server, whose port may be reused.
-        command = [str(self._binaries.kubectl), f"--cache-dir={self.folder / 'kubectl-cache'}"]
+        command = [
+            str(self._configuration.binaries.kubectl),
+            f"--cache-dir={self.folder / 'kubectl-cache'}",
+        ]
         return self._run([*command, *arguments], stdin, check, kubeconfig)
 
     def helm(
@@ -231,7 +217,7 @@ class ControlPlane:
             "create", "token", name, f"--namespace={namespace}", f"--duration={duration}"
         ).stdout.strip()
         path = self.folder / f"{namespace}.{name}.{secrets.token_hex(4)}.kubeconfig"
-        self._write_kubeconfig(path, f"{namespace}:{name}", token, namespace)
+        self._configuration.write_kubeconfig(path, f"{namespace}:{name}", token, namespace)
         return path
 
     def environment(self, kubeconfig: Path | None = None) -> dict[str, str]:
@@ -242,96 +228,7 @@ class ControlPlane:
         }
         return {**os.environ, **helm, "KUBECONFIG": str(kubeconfig or self.kubeconfig)}
 
-    # ---- how it is put together
-
-    def _etcd_command(self) -> list[str]:
-        client = f"http://127.0.0.1:{self._ports['etcd']}"
-        peer = f"http://127.0.0.1:{self._ports['etcd-peer']}"
-        return [
-            str(self._binaries.etcd),
-            f"--data-dir={self.folder / 'etcd'}",
-            f"--listen-client-urls={client}",
-            f"--advertise-client-urls={client}",
-            f"--listen-peer-urls={peer}",
-            f"--initial-advertise-peer-urls={peer}",
-            f"--initial-cluster=default={peer}",
-            # A killed etcd keeps its data without it; only a crash of the machine would lose some.
-            "--unsafe-no-fsync",
-            "--log-level=warn",
-        ]
-
-    def _apiserver_command(self) -> list[str]:
-        command = [
-            str(self._binaries.kube_apiserver),
-            f"--etcd-servers=http://127.0.0.1:{self._ports['etcd']}",
-            "--bind-address=127.0.0.1",
-            f"--secure-port={self._ports['apiserver']}",
-            f"--cert-dir={self._certificates}",
-            f"--service-account-key-file={self._service_account_key}",
-            f"--service-account-signing-key-file={self._service_account_key}",
-            "--service-account-issuer=https://kubernetes.default.svc",
-            "--authorization-mode=RBAC",
-            f"--token-auth-file={self._tokens}",
-            "--service-cluster-ip-range=10.0.0.0/24",
-        ]
-        if self.audit_log is not None:
-            command += [
-                f"--audit-policy-file={self.folder / 'audit-policy.yaml'}",
-                f"--audit-log-path={self.audit_log}",
-                "--audit-log-mode=blocking",
-            ]
-        return command
-
-    def _manager_command(self) -> list[str]:
-        kubeconfig = self._manager_kubeconfig
-        return [
-            str(self._binaries.kube_controller_manager),
-            f"--kubeconfig={kubeconfig}",
-            f"--authentication-kubeconfig={kubeconfig}",
-            f"--authorization-kubeconfig={kubeconfig}",
-            f"--service-account-private-key-file={self._service_account_key}",
-            f"--root-ca-file={self.ca_file}",
-            "--use-service-account-credentials",
-            "--leader-elect=false",
-            "--bind-address=127.0.0.1",
-            f"--secure-port={self._ports['manager']}",
-            f"--cert-dir={self._certificates}",
-        ]
-
-    def _write_files(self) -> None:
-        key = ec.generate_private_key(ec.SECP256R1())
-        _write_secret(
-            self._service_account_key,
-            key.private_bytes(
-                serialization.Encoding.PEM,
-                serialization.PrivateFormat.TraditionalOpenSSL,
-                serialization.NoEncryption(),
-            ).decode(),
-        )
-        _write_secret(
-            self._tokens,
-            f'{self.admin_token},admin,admin,"system:masters"\n'
-            f"{self._manager_token},{_MANAGER_USER},{_MANAGER_USER}\n",
-        )
-        self._write_kubeconfig(self.kubeconfig, "admin", self.admin_token, "default")
-        self._write_kubeconfig(
-            self._manager_kubeconfig, _MANAGER_USER, self._manager_token, "default"
-        )
-        policy = {"apiVersion": "audit.k8s.io/v1", "kind": "Policy", "rules": [_AUDIT_RULE]}
-        (self.folder / "audit-policy.yaml").write_text(yaml.safe_dump(policy))
-
-    def _write_kubeconfig(self, path: Path, user: str, token: str, namespace: str) -> None:
-        cluster = {"server": self.url, "certificate-authority": str(self.ca_file)}
-        context = {"cluster": "control-plane", "user": user, "namespace": namespace}
-        content = {
-            "apiVersion": "v1",
-            "kind": "Config",
-            "current-context": "control-plane",
-            "clusters": [{"name": "control-plane", "cluster": cluster}],
-            "users": [{"name": user, "user": {"token": token}}],
-            "contexts": [{"name": "control-plane", "context": context}],
-        }
-        _write_secret(path, yaml.safe_dump(content))
+    # ---- readiness and commands
 
     def _start_all(self) -> None:
         self.start_etcd()
@@ -345,14 +242,14 @@ class ControlPlane:
         )
 
     def _etcd_ready(self) -> bool:
-        return self._answers(f"http://127.0.0.1:{self._ports['etcd']}/readyz", None)
+        return self._answers(f"{self._configuration.etcd_url}/readyz", None)
 
     def _apiserver_ready(self) -> bool:
         return self._answers(f"{self.url}/readyz", self.ca_file)
 
     def _manager_ready(self) -> bool:
-        url = f"https://127.0.0.1:{self._ports['manager']}/healthz"
-        return self._answers(url, self._certificates / "kube-controller-manager.crt")
+        url = f"{self._configuration.manager_url}/healthz"
+        return self._answers(url, self._configuration.manager_ca_file)
 
     def _answers(self, url: str, ca_file: Path | None) -> bool:
         context = None
@@ -398,9 +295,6 @@ class ControlPlane:
         return completed
 
 
-_AUDIT_RULE: dict[str, Any] = {"level": "Metadata", "omitStages": ["RequestReceived"]}
-
-
 def find_helm() -> Path:
     """The Helm of this Python environment (package helm-binary), else the one on PATH.
 
@@ -416,12 +310,6 @@ def find_helm() -> Path:
         "Helm is missing. Install the project's tools (dependency group `tools`) into this Python "
         "environment, or put helm on PATH."
     )
-
-
-def _write_secret(path: Path, content: str) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(content)
 
 
 def main() -> None:
