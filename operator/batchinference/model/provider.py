@@ -14,6 +14,7 @@ from typing import Any
 from batchinference.errors import InvalidObject
 from batchinference.model.codec import decode
 from batchinference.model.metadata import ObjectMeta, parse_metadata
+from batchinference.model.status import Condition
 
 
 class ProviderKind(StrEnum):
@@ -284,6 +285,23 @@ class ClusterProviderSpec(ProviderSpec):
     """The spec of the cluster kind; None allows no namespace."""
 
     allowed_namespaces: AllowedNamespaces | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderStatus:
+    """The whole status of a provider object.
+
+    Attributes:
+        enqueued_tokens: a decimal string, as it may pass 2^53.
+        account: what the quotas count against; "" until it was asked.
+    """
+
+    observed_generation: int
+    conditions: tuple[Condition, ...] = ()
+    active_batches: int = 0
+    queued_shards: int = 0
+    enqueued_tokens: str = ""
+    account: str = ""
 
 
 @dataclass(frozen=True, slots=True)
