@@ -1,0 +1,120 @@
+"""The first look at a job without a run: refuse what can't be done, or make its journal.
+
+Pure. References are resolved by the caller; nothing is claimed and nothing is paid here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime
+
+from batchinference.core.keys import output_uri, run_key, run_tag, staging_uri
+from batchinference.core.locations import check_allowed, check_apart
+from batchinference.errors import Stalled
+from batchinference.model.batch import Limits
+from batchinference.model.codec import encode
+from batchinference.model.job import BatchInferenceJob, Input, JobSpec
+from batchinference.model.provider import ProviderSpec
+from batchinference.model.run import Owner, Place, ProviderPin, Run
+from batchinference.model.status import Reason
+
+_CONFIG_MAP = "configmap://"
+
+
+def key_of(job: BatchInferenceJob) -> str:
+    """The run key that the job's spec asks for."""
+    meta = job.metadata
+    return run_key(meta.namespace, meta.name, meta.generate_name, job.spec)
+
+
+def journaled_spec(spec: JobSpec) -> dict[str, object]:
+    """The spec as the journal keeps it: without inline input and prompt texts."""
+    found = dict(
+        encode(replace(spec, prompt_template=None, input=replace(spec.input, inline=None)))
+    )
+    if spec.input == Input(inline=spec.input.inline):
+        found["input"] = {}
+    return found
+
+
+def begin(
+    job: BatchInferenceJob,
+    provider: ProviderSpec,
+    pin: ProviderPin,
+    limits: Limits,
+    *,
+    installation: str,
+    operator_namespace: str,
+    now: datetime,
+) -> Run:
+    """The journal of a new run.
+
+    Raises:
+        Stalled: a location is not allowed, or storage is missing.
+    """
+    key = key_of(job)
+    staging = _staging(job.spec, provider, installation, operator_namespace, key)
+    output = _output(job, key)
+    _check_places(job, provider, output, staging)
+    meta = job.metadata
+    return Run(
+        key=key,
+        tag=run_tag(installation, key),
+        installation=installation,
+        owner=Owner(meta.namespace, meta.name, meta.uid, meta.generate_name),
+        spec=journaled_spec(job.spec),
+        provider=pin,
+        limits=limits,
+        output=Place(output),
+        staging=Place(staging),
+        created_at=now,
+    )
+
+
+def _staging(
+    spec: JobSpec, provider: ProviderSpec, installation: str, namespace: str, key: str
+) -> str:
+    if provider.storage.s3 is not None and provider.storage.staging_uri:
+        return staging_uri(provider.storage.staging_uri, installation, key)
+    tiny = spec.input.s3 is None and spec.output.config_map is not None
+    if tiny and provider.bedrock is None:
+        return f"{_CONFIG_MAP}{namespace}/staging-{key}/"
+    raise Stalled(
+        Reason.STORAGE_MISSING,
+        "The provider has no `spec.storage.s3` with `spec.storage.stagingURI`, which Bedrock and "
+        "inputs or outputs in S3 need. Only OpenAI jobs with inline or ConfigMap input and "
+        "ConfigMap output do without",
+    )
+
+
+def _output(job: BatchInferenceJob, key: str) -> str:
+    meta, output = job.metadata, job.spec.output
+    if output.s3 is None:
+        assert output.config_map is not None
+        return f"{_CONFIG_MAP}{meta.namespace}/{output.config_map.name}"
+    return output_uri(
+        output.s3.uri,
+        namespace=meta.namespace,
+        name=meta.name,
+        run_id=job.spec.run_id,
+        key=key,
+    )
+
+
+def _check_places(
+    job: BatchInferenceJob, provider: ProviderSpec, output: str, staging: str
+) -> None:
+    storage = provider.storage.s3
+    prefixes = storage.allowed_prefixes if storage else ()
+    namespace = job.metadata.namespace
+    places = []
+    source = job.spec.input.s3
+    if source is not None:
+        check_allowed(source.uri, "spec.input.s3.uri", prefixes, namespace)
+        places.append(("spec.input.s3.uri", source.uri))
+    if not output.startswith(_CONFIG_MAP):
+        check_allowed(output, "spec.output.s3.uri", prefixes, namespace)
+        places.append(("spec.output.s3.uri", output))
+    if not staging.startswith(_CONFIG_MAP):
+        places.append(("the provider's spec.storage.stagingURI", staging))
+    check_apart(places)

@@ -1,0 +1,327 @@
+"""What should happen to a run now: pure, from what is true and what was observed.
+
+`decide` returns the next journal content, the effects to start once it is written, and when to
+look again. It reads as a list of named steps; each adds to the draft, and a step that says "stop"
+ends the list. Shard by shard submitting lives in `core.submit`.
+
+No step calls anything. Losing a decision in a crash loses nothing: the next process decides anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+
+from batchinference.core.draft import Decision, Draft, Observed
+from batchinference.core.effects import (
+    Announce,
+    CancelBatch,
+    SetFinalizer,
+    StartTask,
+    StopTasks,
+)
+from batchinference.core.notes import Notes
+from batchinference.core.policy import has_unanswered, may_go_again, staging_verdict
+from batchinference.core.submit import submit_shards
+from batchinference.core.transitions import RunInput, ShardInput, step_run, step_shard
+from batchinference.model.job import DeletionPolicy, DesiredState
+from batchinference.model.run import (
+    Cancel,
+    CancelWhy,
+    Ending,
+    Owner,
+    Run,
+    RunPhase,
+    ShardState,
+    Verdict,
+)
+from batchinference.model.status import Reason
+from batchinference.model.work import TaskKind
+
+
+def decide(run: Run, notes: Notes, observed: Observed) -> Decision:
+    """The next step of a run that has a journal."""
+    draft = Draft(run, notes, observed)
+    for step in STEPS:
+        if step(draft):
+            break
+    return draft.decision()
+
+
+# ---------------------------------------------------------------- the object
+
+
+def come_back(draft: Draft) -> bool:
+    """An object with this key appeared: it finds its run (protocol 7.4)."""
+    job, run = draft.observed.job, draft.run
+    if job is None or job.metadata.is_being_deleted:
+        return False
+    meta = job.metadata
+    if run.owner.uid != meta.uid:
+        owner = Owner(meta.namespace, meta.name, meta.uid, meta.generate_name)
+        draft.run = replace(run, owner=owner, detached=False, adopted=True)
+        text = f"Found run {run.key[:12]} ({run.phase.value}) of an earlier object; {_history(run)}"
+        draft.effects.append(Announce(Reason.ADOPTED, text))
+    if draft.run.phase is RunPhase.ENDED and not run.was_submitted and draft.run.adopted:
+        draft.run = _start_afresh(draft.run)
+    elif draft.run.phase is RunPhase.PARKED and draft.spec.desired_state is DesiredState.ACTIVE:
+        draft.run = _take_up(draft.run)
+    return False
+
+
+def _history(run: Run) -> str:
+    if run.phase is RunPhase.ENDED and not run.was_submitted:
+        return "nothing of it was ever accepted, so it starts afresh"
+    if run.phase is RunPhase.PARKED:
+        return "it was cancelled by deletion and goes on with the records that lack an answer"
+    if run.is_over:
+        return "it is finished and nothing is submitted; to run it again change `runID`"
+    return "it is still running and is followed"
+
+
+def _start_afresh(run: Run) -> Run:
+    stepped = step_run(run, RunInput.RESTART) or run
+    return replace(
+        stepped,
+        verdict=None,
+        cancel=None,
+        results=None,
+        staged=None,
+        input=None,
+        start_time=None,
+        completion_time=None,
+        passes=0,
+        adopted=False,
+        output=replace(run.output, claimed=False),
+    )
+
+
+def _take_up(run: Run) -> Run:
+    stepped = step_run(run, RunInput.RESUME) or run
+    shards = tuple(step_shard(s, ShardInput.RESUME) or s for s in stepped.shards)
+    return replace(
+        stepped, shards=shards, cancel=None, verdict=None, results=None, completion_time=None
+    )
+
+
+def want_cancel(draft: Draft) -> bool:
+    """Deletion and desiredState ask for the end of a run that is not over."""
+    run, observed = draft.run, draft.observed
+    if run.is_over:
+        return False
+    why = None
+    if observed.is_deleted:
+        orphan = draft.spec.deletion_policy is DeletionPolicy.ORPHAN
+        why = CancelWhy.ORPHANED if orphan else CancelWhy.DELETED
+    elif draft.spec.desired_state is DesiredState.CANCELLED:
+        why = CancelWhy.DESIRED
+    if why is None or (run.cancel is not None and run.cancel.why is not CancelWhy.DESIRED):
+        return False
+    if run.cancel is None or run.cancel.why is not why:
+        draft.run = replace(run, cancel=Cancel(why, observed.now))
+        draft.effects.append(Announce(Reason.CANCELLING, f"The run is being ended: {why.value}"))
+    return False
+
+
+def give_up_unpaid(draft: Draft) -> bool:
+    """A cancelled run of which nothing was or may have been accepted ends at once."""
+    run = draft.run
+    if run.cancel is None or run.was_submitted or run.is_over:
+        return False
+    if any(s.state.is_live for s in run.shards):
+        return False
+    stepped = step_run(run, RunInput.REJECT)
+    if stepped is None:
+        return False
+    text = "The run was cancelled before anything was submitted"
+    verdict = Verdict(Ending.CANCELLED, Reason.CANCELLED, text)
+    draft.run = replace(stepped, verdict=verdict, completion_time=draft.observed.now)
+    draft.effects.append(StopTasks())
+    return False
+
+
+def hold_object(draft: Draft) -> bool:
+    """The finalizer stands from before the first provider call until nothing needs it."""
+    observed, run = draft.observed, draft.run
+    job = observed.job
+    if job is None:
+        return False
+    if job.metadata.is_being_deleted:
+        _release(draft)
+        return False
+    if run.is_over:
+        if observed.has_finalizer:
+            draft.want(SetFinalizer(present=False))
+        return False
+    if not observed.has_finalizer:
+        draft.want(SetFinalizer(present=True))
+        return True
+    return False
+
+
+def _release(draft: Draft) -> None:
+    observed, run = draft.observed, draft.run
+    if not observed.has_finalizer or observed.job is None:
+        return
+    asked_at = observed.job.metadata.deletion_time or observed.now
+    until = asked_at + timedelta(seconds=draft.timing.cancel_release_s)
+    orphaned = run.cancel is not None and run.cancel.why is CancelWhy.ORPHANED
+    waiting = [
+        s
+        for s in run.shards
+        if s.state.is_live and not (s.last and s.last.cancel_accepted_at) and not orphaned
+    ]
+    if run.is_over or not waiting:
+        draft.want(SetFinalizer(present=False))
+    elif observed.now >= until:
+        ids = ", ".join(s.last.batch_id or f"shard {s.index}" for s in waiting if s.last)
+        text = f"Let the object go although these batches are not confirmed cancelled: {ids}"
+        draft.effects.append(Announce(Reason.CANCELLING, text, warning=True))
+        draft.want(SetFinalizer(present=False))
+    else:
+        draft.wake(until)
+
+
+# ---------------------------------------------------------------- the phases
+
+
+def clean_up(draft: Draft) -> bool:
+    """After the end: leave nothing of ours behind."""
+    if draft.run.phase is RunPhase.CLEANING:
+        kind = TaskKind.CLEAN if draft.run.was_submitted else TaskKind.RELEASE
+        draft.want(StartTask(kind))
+    return draft.run.phase in {RunPhase.CLEANING, RunPhase.ENDED}
+
+
+def stay_parked(draft: Draft) -> bool:
+    """Cancelled by deletion: wait for the object, not for ever."""
+    run = draft.run
+    if run.phase is not RunPhase.PARKED:
+        return False
+    since = run.completion_time or draft.observed.now
+    until = since + timedelta(seconds=draft.timing.parked_s)
+    if draft.observed.now >= until:
+        draft.run = step_run(run, RunInput.EXPIRE) or run
+        draft.wake(draft.observed.now)
+    draft.wake(until)
+    return True
+
+
+def suspended(draft: Draft) -> bool:
+    """Nothing starts while suspended; what the provider has goes on."""
+    run = draft.run
+    if not draft.spec.suspend or run.cancel is not None:
+        return False
+    draft.held = True
+    if run.phase in {RunPhase.ADMITTING, RunPhase.STAGING}:
+        if draft.notes.inflight:
+            draft.effects.append(StopTasks())
+        return True
+    return False
+
+
+def admit(draft: Draft) -> bool:
+    """Claim the output place and look at the input."""
+    if draft.run.phase is not RunPhase.ADMITTING:
+        return False
+    if draft.run.start_time is None:
+        draft.run = replace(draft.run, start_time=draft.observed.now)
+    if draft.provider_problem():
+        return True
+    draft.want(StartTask(TaskKind.ADMIT))
+    return True
+
+
+def stage(draft: Draft) -> bool:
+    """One pass over the input, before anything is paid."""
+    if draft.run.phase is not RunPhase.STAGING:
+        return False
+    draft.want(StartTask(TaskKind.STAGE))
+    return True
+
+
+def judge(draft: Draft) -> bool:
+    """Staged: fail before anything is paid, or ask for places."""
+    run = draft.run
+    if run.phase is not RunPhase.RUNNING or run.cancel is not None:
+        return False
+    if not any(s.state is ShardState.STAGED for s in run.shards) and run.shards:
+        return False
+    verdict = staging_verdict(run, draft.spec)
+    if verdict is not None and not run.was_submitted:
+        stepped = step_run(run, RunInput.REJECT) or run
+        draft.run = replace(stepped, verdict=verdict, completion_time=draft.observed.now)
+        draft.wake(draft.observed.now)
+        return True
+    shards = tuple(step_shard(s, ShardInput.QUEUE) or s for s in run.shards)
+    draft.run = replace(run, shards=shards)
+    return False
+
+
+def cancel_batches(draft: Draft) -> bool:
+    """Drop what the provider does not have; cancel what it has, each batch once."""
+    run = draft.run
+    if run.cancel is None or run.phase is not RunPhase.RUNNING:
+        return False
+    dropped = tuple(step_shard(s, ShardInput.DROP) or s for s in run.shards)
+    draft.run = replace(run, shards=dropped)
+    if run.cancel.why is CancelWhy.ORPHANED:
+        return False
+    for shard in dropped:
+        last = shard.last
+        if shard.state is ShardState.SUBMITTED and last and not last.cancel_accepted_at:
+            draft.want(CancelBatch(shard.index, last.ordinal, last.batch_id))
+    return False
+
+
+def collect(draft: Draft) -> bool:
+    """Bring the answers of ended batches home, since providers delete files."""
+    for shard in draft.run.shards:
+        if shard.state is ShardState.ENDED and shard.last is not None:
+            draft.want(StartTask(TaskKind.COLLECT, shard.index, shard.last.ordinal))
+    return False
+
+
+def settle(draft: Draft) -> bool:
+    """All shards settled: unbilled records go again, or the run finishes."""
+    run = draft.run
+    if run.phase is not RunPhase.RUNNING or not all(s.state.is_settled for s in run.shards):
+        return False
+    attempts = draft.spec.retry_policy.max_attempts
+    again = tuple(s.index for s in run.shards if may_go_again(s, attempts))
+    if again and run.cancel is None:
+        if not draft.held:
+            draft.want(StartTask(TaskKind.POOL, sources=again))
+        return True
+    draft.run = step_run(run, RunInput.SETTLE) or run
+    return False
+
+
+def finish(draft: Draft) -> bool:
+    """Write parts in input order and the manifest last."""
+    if draft.run.phase is RunPhase.FINISHING:
+        draft.want(StartTask(TaskKind.FINISH))
+    return False
+
+
+STEPS: tuple[Callable[[Draft], bool], ...] = (
+    come_back,
+    want_cancel,
+    give_up_unpaid,
+    hold_object,
+    clean_up,
+    stay_parked,
+    suspended,
+    admit,
+    stage,
+    judge,
+    cancel_batches,
+    submit_shards,
+    collect,
+    settle,
+    finish,
+)
+"""The life of a run, read top down."""
+
+__all__ = ["STEPS", "Decision", "Observed", "decide", "has_unanswered"]

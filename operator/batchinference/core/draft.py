@@ -1,0 +1,131 @@
+"""What the steps of `decide` read and write: the observed world, and the decision being made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from batchinference.core.effects import Effect
+from batchinference.core.notes import Failure, Notes
+from batchinference.core.problem import Problem
+from batchinference.core.timing import Timing
+from batchinference.model.batch import SubmissionID, Traits
+from batchinference.model.job import BatchInferenceJob, JobSpec
+from batchinference.model.run import Run, RunPhase
+from batchinference.model.work import FaultKind
+
+RequestMaker = Callable[[Run, SubmissionID, str], Mapping[str, Any]]
+_DEFAULT_TRAITS = Traits()
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """Everything gathered before deciding.
+
+    Attributes:
+        job: the object that steers the run; None when there is none.
+        spec: its spec, or the journal's last-seen one.
+        is_deleted: the object is being deleted, or was seen to go.
+        has_finalizer: ours, on the object.
+        provider: why the provider can't be used for anything new; None when it can.
+        granted: shards that the account gives a place.
+        traits, make_request: of the run's provider; None while it can't be reached at all.
+    """
+
+    now: datetime
+    timing: Timing
+    spec: JobSpec
+    job: BatchInferenceJob | None = None
+    is_deleted: bool = False
+    has_finalizer: bool = False
+    provider: Problem | None = None
+    granted: frozenset[int] = frozenset()
+    traits: Traits = _DEFAULT_TRAITS
+    make_request: RequestMaker | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What to write, what to start after it is written, and when to look again."""
+
+    run: Run
+    notes: Notes
+    effects: tuple[Effect, ...] = ()
+    wake_at: datetime | None = None
+    problem: Problem | None = None
+    held: bool = False
+
+
+@dataclass(slots=True)
+class Draft:
+    """A decision in the making."""
+
+    run: Run
+    notes: Notes
+    observed: Observed
+    effects: list[Effect] = field(default_factory=list)
+    wakes: list[datetime] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+    held: bool = False
+
+    @property
+    def spec(self) -> JobSpec:
+        """The job's spec."""
+        return self.observed.spec
+
+    @property
+    def timing(self) -> Timing:
+        """The protocol's waits."""
+        return self.observed.timing
+
+    def wake(self, at: datetime) -> None:
+        """Look again then, at the latest."""
+        self.wakes.append(at)
+
+    def stall(self, reason: str, message: str, since: datetime | None = None) -> None:
+        """A person must act."""
+        self.problems.append(Problem(reason, message, since or self.observed.now))
+
+    def want(self, effect: Effect) -> None:
+        """Start the effect, unless it is under way or failed and has to wait."""
+        if effect.id in self.notes.inflight:
+            return
+        failure = self.notes.failures.get(effect.id)
+        if failure is not None:
+            self._note_failure(failure)
+            if self.observed.now < failure.retry_at:
+                self.wake(failure.retry_at)
+                return
+        self.effects.append(effect)
+
+    def provider_problem(self) -> bool:
+        """Whether the provider can't be used for anything new; if so the draft says why."""
+        problem = self.observed.provider
+        if problem is None:
+            return False
+        self.problems.append(problem)
+        self.wake(self.observed.now + timedelta(seconds=self.timing.reference_retry_s))
+        return True
+
+    def _note_failure(self, failure: Failure) -> None:
+        if failure.fault.kind in {FaultKind.STALLED, FaultKind.PERMANENT}:
+            pending = self.run.phase is RunPhase.ADMITTING
+            fault = failure.fault
+            self.problems.append(Problem(fault.reason, fault.message, failure.since, pending))
+
+    def decision(self) -> Decision:
+        """What was drafted."""
+        grace = timedelta(seconds=self.timing.reference_grace_s)
+        for problem in self.problems:
+            if problem.is_reference and self.observed.now < problem.since + grace:
+                self.wake(problem.since + grace)
+        return Decision(
+            run=self.run,
+            notes=self.notes,
+            effects=tuple(self.effects),
+            wake_at=min(self.wakes, default=None),
+            problem=self.problems[0] if self.problems else None,
+            held=self.held,
+        )

@@ -1,0 +1,135 @@
+"""What `decide` wants done, as values. `runtime.effects` does them.
+
+Every effect is idempotent or guarded by the journal entry that was written before it, and has an
+id: while one of that id is under way it is not started again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from batchinference.model.work import TaskKind
+
+
+@dataclass(frozen=True, slots=True)
+class StartTask:
+    """Give a task to the workers."""
+
+    kind: TaskKind
+    shard: int | None = None
+    ordinal: int | None = None
+    sources: tuple[int, ...] = ()
+
+    @property
+    def id(self) -> str:
+        """See the module."""
+        return ":".join(["task", self.kind, *_numbers(self.shard, self.ordinal)])
+
+
+@dataclass(frozen=True, slots=True)
+class Submit:
+    """Send the claimed create request; `fresh` when this process has just made the claim."""
+
+    shard: int
+    ordinal: int
+    request: Mapping[str, Any] = field(hash=False)
+    fresh: bool = True
+
+    @property
+    def id(self) -> str:
+        """See the module."""
+        return f"submit:{self.shard}:{self.ordinal}"
+
+
+@dataclass(frozen=True, slots=True)
+class LookUp:
+    """Ask the provider, over one complete listing, whether it has that submission.
+
+    `input_ref` decides where metadata is not echoed; it must be readable for absence to count,
+    unless `fenced` says that it was deleted on purpose.
+    """
+
+    shard: int
+    ordinal: int
+    input_ref: str
+    fenced: bool
+
+    @property
+    def id(self) -> str:
+        """See the module."""
+        return f"look:{self.shard}:{self.ordinal}"
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteInput:
+    """Fence: delete the submission's input, so that it can't be accepted late."""
+
+    shard: int
+    ordinal: int
+    input_ref: str
+
+    @property
+    def id(self) -> str:
+        """See the module."""
+        return f"fence:{self.shard}:{self.ordinal}"
+
+
+@dataclass(frozen=True, slots=True)
+class CancelBatch:
+    """Ask the provider to end a batch."""
+
+    shard: int
+    ordinal: int
+    batch_id: str
+
+    @property
+    def id(self) -> str:
+        """See the module."""
+        return f"cancel:{self.shard}:{self.ordinal}"
+
+
+@dataclass(frozen=True, slots=True)
+class SetFinalizer:
+    """Put our finalizer on the steering object, or take it off."""
+
+    present: bool
+
+    @property
+    def id(self) -> str:
+        """See the module."""
+        return "finalizer"
+
+
+@dataclass(frozen=True, slots=True)
+class StopTasks:
+    """End whatever the workers do for this run."""
+
+    @property
+    def id(self) -> str:
+        """See the module."""
+        return "stop-tasks"
+
+
+@dataclass(frozen=True, slots=True)
+class Announce:
+    """Record an Event on the steering object."""
+
+    reason: str
+    message: str
+    warning: bool = False
+
+    @property
+    def id(self) -> str:
+        """See the module."""
+        return f"event:{self.reason}"
+
+
+Effect = (
+    StartTask | Submit | LookUp | DeleteInput | CancelBatch | SetFinalizer | StopTasks | Announce
+)
+
+
+def _numbers(*values: int | None) -> list[str]:
+    return [str(v) for v in values if v is not None]

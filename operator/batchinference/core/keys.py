@@ -1,0 +1,79 @@
+"""Who a run is: run key, run tag, submission ids, and the paths and names made of them.
+
+Everything here is a pure function of content, so that an object that comes back finds its run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from batchinference.model.batch import SubmissionID
+from batchinference.model.job import JobSpec
+from batchinference.model.run import KEY_VERSION, Run, Shard
+
+_KEY_LENGTH = 40
+_TAG_LENGTH = 20
+
+
+def run_key(namespace: str, name: str, generate_name: str, spec: JobSpec) -> str:
+    """The identity of the run that this spec asks for (protocol 1.1).
+
+    The canonical form holds the namespace, the name (or the prefix it was generated from) and the
+    billable spec without defaults and empty values. Not the uid: an object that is deleted and
+    created again is the same run.
+    """
+    named = {"generateName": generate_name} if generate_name else {"name": name}
+    form = {
+        "version": KEY_VERSION,
+        "namespace": namespace,
+        **named,
+        "spec": _without_empty(spec.billable()),
+    }
+    return _digest(form)[:_KEY_LENGTH]
+
+
+def run_tag(installation: str, key: str) -> str:
+    """The run's name at the provider: the installation that first claimed it, and its key."""
+    return _digest([installation, key])[:_TAG_LENGTH]
+
+
+def submission_id(run: Run, shard: Shard, ordinal: int) -> SubmissionID:
+    """What the batch of that submission carries."""
+    return SubmissionID(
+        tag=run.tag, shard=shard.index, ordinal=ordinal, content_hash=shard.sha256[:12]
+    )
+
+
+def next_ordinal(run: Run, shard: Shard) -> int:
+    """The ordinal of the shard's next submission; ordinals never restart for a key."""
+    return (shard.last.ordinal if shard.last else run.ordinal_floor) + 1
+
+
+def staging_uri(base: str, installation: str, key: str) -> str:
+    """Where a run's staging lies under its provider's staging place (protocol 3.4)."""
+    return f"{base.rstrip('/')}/{installation}/{key}/"
+
+
+def output_uri(template: str, *, namespace: str, name: str, run_id: str, key: str) -> str:
+    """The output place with its variables replaced."""
+    values = {"namespace": namespace, "name": name, "runID": run_id, "runKey": key}
+    for variable, value in values.items():
+        template = template.replace("${" + variable + "}", value)
+    return template
+
+
+def _without_empty(value: Any) -> Any:
+    """Objects without members that say nothing. Lists keep theirs: position has meaning."""
+    if not isinstance(value, dict):
+        return value
+    kept = {k: _without_empty(v) for k, v in value.items() if k != "extra"}
+    if "extra" in value:
+        kept["extra"] = value["extra"]
+    return {k: v for k, v in kept.items() if v not in (None, "", {}, [])}
+
+
+def _digest(form: Any) -> str:
+    text = json.dumps(form, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,66 @@
+"""Which storage locations a job may name: the prefix rules of design section 8.
+
+A prefix matches when the bucket is equal and the key, compared byte by byte, starts with it.
+Everything that could be read in two ways (empty or dotted segments, percent-encoding) is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from batchinference.errors import Stalled
+from batchinference.model.status import Reason
+
+_SCHEME = "s3://"
+
+
+def check_location(uri: str, what: str) -> None:
+    """Refuse a URI that could be read in two ways.
+
+    Raises:
+        Stalled: `LocationNotAllowed`; `what` names the field.
+    """
+    bucket, _, key = uri.removeprefix(_SCHEME).partition("/")
+    problem = ""
+    if not uri.startswith(_SCHEME) or not bucket:
+        problem = "must look like 's3://bucket/key'"
+    elif "%" in uri or "\\" in uri or any(ord(c) < 0x20 or ord(c) == 0x7F for c in uri):
+        problem = "must not contain '%', '\\' or control characters"
+    elif any(segment in {"", ".", ".."} for segment in key.removesuffix("/").split("/") if key):
+        problem = "must not contain empty, '.' or '..' segments"
+    if problem:
+        raise Stalled(Reason.LOCATION_NOT_ALLOWED, f"`{what}` {problem}, not '{uri}'")
+
+
+def check_allowed(uri: str, what: str, prefixes: Iterable[str], namespace: str) -> None:
+    """Refuse a URI outside the provider's allowed prefixes. No prefixes allow nothing.
+
+    Raises:
+        Stalled: `LocationNotAllowed`; `what` names the field.
+    """
+    check_location(uri, what)
+    allowed = [p.replace("${namespace}", namespace) for p in prefixes]
+    if not any(p.endswith("/") and uri.startswith(p) for p in allowed):
+        places = ", ".join(f"'{p}'" for p in allowed) or "nothing"
+        raise Stalled(
+            Reason.LOCATION_NOT_ALLOWED,
+            f"`{what}` '{uri}' is outside of what the provider allows this namespace: {places} "
+            "(`spec.storage.s3.allowedPrefixes` of the provider)",
+        )
+
+
+def check_apart(places: Iterable[tuple[str, str]]) -> None:
+    """Refuse places that lie in one another (protocol 3.4): pairs of (field, URI).
+
+    Raises:
+        Stalled: `LocationNotAllowed`.
+    """
+    seen: list[tuple[str, str]] = []
+    for what, uri in places:
+        for other, place in seen:
+            if uri.startswith(place) or place.startswith(uri):
+                raise Stalled(
+                    Reason.LOCATION_NOT_ALLOWED,
+                    f"`{what}` '{uri}' and `{other}` '{place}' must not overlap",
+                )
+        seen.append((what, uri))

@@ -1,0 +1,112 @@
+"""What came of effects, and news from outside, as values: the input of `core.absorb`.
+
+They live in memory only. Losing them in a crash loses nothing: the journal's claim makes the next
+process ask.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from batchinference.core.effects import Effect
+from batchinference.model.batch import Accepted, BatchView, CancelOutcome, OutcomeUnknown, Refused
+from batchinference.model.work import Checkpoint, TaskFault, TaskKind, TaskResult
+
+
+@dataclass(frozen=True, slots=True)
+class TaskDone:
+    """A task is over."""
+
+    kind: TaskKind
+    shard: int | None
+    ordinal: int | None
+    result: TaskResult
+
+
+@dataclass(frozen=True, slots=True)
+class ShardStaged:
+    """The staging pass finished a shard."""
+
+    checkpoint: Checkpoint
+
+
+@dataclass(frozen=True, slots=True)
+class NotSent:
+    """The create call was certainly not sent: too late, or the output claim is not ours."""
+
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class SubmitAnswered:
+    """The create call is over."""
+
+    shard: int
+    ordinal: int
+    outcome: Accepted | Refused | OutcomeUnknown | NotSent
+
+
+@dataclass(frozen=True, slots=True)
+class LookedUp:
+    """The provider was asked for a submission; `view` None = absent from a complete listing.
+
+    `readable`: whether the same client can still read the claimed input.
+    """
+
+    shard: int
+    ordinal: int
+    view: BatchView | None
+    readable: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class InputDeleted:
+    """The fence stands."""
+
+    shard: int
+    ordinal: int
+
+
+@dataclass(frozen=True, slots=True)
+class CancelAnswered:
+    """A cancel call was answered."""
+
+    shard: int
+    ordinal: int
+    outcome: CancelOutcome
+
+
+@dataclass(frozen=True, slots=True)
+class BatchSeen:
+    """The poller saw a batch of this run."""
+
+    view: BatchView
+
+
+@dataclass(frozen=True, slots=True)
+class FinalizerSet:
+    """The steering object has our finalizer now, or not any more."""
+
+    present: bool
+
+
+@dataclass(frozen=True, slots=True)
+class EffectFailed:
+    """An effect could not be done; it may be tried again."""
+
+    effect: Effect
+    fault: TaskFault
+
+
+Outcome = (
+    TaskDone
+    | ShardStaged
+    | SubmitAnswered
+    | LookedUp
+    | InputDeleted
+    | CancelAnswered
+    | BatchSeen
+    | FinalizerSet
+    | EffectFailed
+)

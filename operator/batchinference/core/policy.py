@@ -1,0 +1,106 @@
+"""Verdicts over counts: how much may fail, which records may go again, what an end is called."""
+
+from __future__ import annotations
+
+from batchinference.model.job import JobSpec, SuccessPolicy
+from batchinference.model.run import CancelWhy, Ending, Results, Run, Shard, ShardState, Verdict
+from batchinference.model.status import Reason
+
+BELOW_MINIMUM = "BelowProviderMinimum"
+CANCELLED = "BatchCancelled"
+
+
+def tolerates(policy: SuccessPolicy, total: int, failed: int) -> bool:
+    """Whether so many failed records are within the tolerance; exact, no rounding.
+
+    An unset member does not limit; with both unset none may fail.
+    """
+    percent, records = policy.max_failed_percent, policy.max_failed_records
+    if percent is None and records is None:
+        return failed == 0
+    within_percent = percent is None or failed * 100 <= percent * total
+    return within_percent and (records is None or failed <= records)
+
+
+def staging_verdict(run: Run, spec: JobSpec) -> Verdict | None:
+    """Why the staged run must not be paid for; None when it may."""
+    staged = run.staged
+    if staged is None:
+        return None
+    if staged.rows == 0:
+        return Verdict(
+            Ending.FAILED, Reason.EMPTY_INPUT, "The input holds no records: nothing was submitted"
+        )
+    if staged.bad and not tolerates(spec.success_policy, staged.rows, staged.bad):
+        shown = "; ".join(
+            f"{f'{b.source} ' if b.source else ''}line {b.line}: {b.code}: {b.message}"
+            for b in staged.first_bad
+        )
+        more = f" (the first {len(staged.first_bad)})" if staged.bad > len(staged.first_bad) else ""
+        return Verdict(
+            Ending.FAILED,
+            Reason.BAD_RECORDS,
+            f"{staged.bad} of {staged.rows} records can't be sent{more}; nothing was submitted. "
+            f"{shown}",
+        )
+    good = staged.rows - staged.bad
+    if good < run.limits.min_records_per_batch:
+        return Verdict(
+            Ending.FAILED,
+            Reason.BELOW_MINIMUM,
+            f"{good} records that can be sent are below the provider's minimum of "
+            f"{run.limits.min_records_per_batch} per batch; nothing was submitted",
+        )
+    return None
+
+
+def may_go_again(shard: Shard, max_attempts: int) -> bool:
+    """Whether a settled shard has unbilled records that may go to the provider once more."""
+    if shard.state is not ShardState.COLLECTED or shard.pooled or not shard.collected:
+        return False
+    code = shard.collected.unbilled_code
+    cancelled = was_cancelled_by_us(shard)
+    return (
+        shard.collected.unbilled > 0
+        and code != BELOW_MINIMUM
+        and (cancelled or shard.attempt < max_attempts)
+    )
+
+
+def was_cancelled_by_us(shard: Shard) -> bool:
+    """Whether our own cancel ended its batch: that is not an attempt (protocol 6.3)."""
+    return shard.last is not None and shard.last.cancel_accepted_at is not None
+
+
+def has_unanswered(run: Run) -> bool:
+    """Whether records lack an answer that a run that goes on could still get."""
+    return any(
+        s.state is ShardState.DROPPED
+        or (s.collected is not None and s.collected.unbilled > 0 and not s.pooled)
+        for s in run.shards
+    )
+
+
+def final_verdict(run: Run, spec: JobSpec, results: Results) -> Verdict:
+    """How the run ended, from what its results hold."""
+    total = results.completed + results.failed + results.expired
+    failed = results.failed + results.expired
+    counted = f"{results.completed} of {total} records were answered"
+    if run.verdict is not None:
+        return run.verdict
+    if run.cancel is not None and (failed or run.cancel.why is CancelWhy.DESIRED):
+        return Verdict(Ending.CANCELLED, Reason.CANCELLED, f"The run was cancelled; {counted}")
+    if tolerates(spec.success_policy, total, failed):
+        reason = Reason.PARTIAL if failed else Reason.SUCCEEDED
+        return Verdict(Ending.SUCCEEDED, reason, counted)
+    for shard in run.shards:
+        failure = shard.last.failure if shard.last else None
+        if failure is not None:
+            text = f"{counted}. The provider failed a batch: {failure.code}: {failure.message}"
+            return Verdict(Ending.FAILED, Reason.BATCH_FAILED, text)
+    return Verdict(
+        Ending.FAILED,
+        Reason.TOLERANCE_EXCEEDED,
+        f"{counted}; {failed} failed, more than `successPolicy` tolerates. The results are kept. "
+        "To run it again, create the object with another `runID`",
+    )

@@ -1,0 +1,184 @@
+"""Handing shards to the provider: protocol 4 and 5, one function per state of a shard.
+
+Every ambiguous branch chooses not to submit and says so.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+from batchinference.core.absorb import lose, reject
+from batchinference.core.draft import Draft
+from batchinference.core.effects import DeleteInput, LookUp, StartTask, Submit
+from batchinference.core.keys import next_ordinal, submission_id
+from batchinference.core.transitions import ShardInput, step_shard
+from batchinference.errors import Permanent
+from batchinference.model.run import (
+    RunPhase,
+    Shard,
+    ShardState,
+    Submission,
+    SubmissionState,
+)
+from batchinference.model.status import Reason
+from batchinference.model.work import TaskKind
+
+
+def submit_shards(draft: Draft) -> bool:
+    """Get every shard to the provider, at most once at a time."""
+    if draft.run.phase is not RunPhase.RUNNING:
+        return False
+    _report_duplicates(draft)
+    for index in range(len(draft.run.shards)):
+        shard = draft.run.shards[index]
+        if shard.state is ShardState.CLAIMED:
+            shard = _claimed(draft, shard)
+        if shard.state is ShardState.UNKNOWN:
+            shard = _unknown(draft, shard)
+        if shard.state is ShardState.FENCING:
+            shard = _fencing(draft, shard)
+        if shard.state is ShardState.QUEUED:
+            _queued(draft, shard)
+        if draft.run.phase is not RunPhase.RUNNING:
+            return True
+    return False
+
+
+def _report_duplicates(draft: Draft) -> None:
+    """A batch that appeared after its ordinal was given up: say so and submit nothing more."""
+    for shard in draft.run.shards:
+        for submission in shard.submissions:
+            if submission.duplicate and not shard.state.is_settled:
+                draft.stall(
+                    Reason.DUPLICATE_SUBMISSION,
+                    f"Batch {submission.batch_id} of shard {shard.index}, ordinal "
+                    f"{submission.ordinal}, appeared after it had been given up: the shard may be "
+                    "billed twice. Nothing more is submitted until it is collected",
+                )
+
+
+def _claimed(draft: Draft, shard: Shard) -> Shard:
+    """A claim whose call is not under way in this process: another one made it and died."""
+    assert shard.last is not None
+    if f"submit:{shard.index}:{shard.last.ordinal}" in draft.notes.inflight:
+        return shard
+    draft.run, draft.notes = lose(draft.run, draft.notes, shard)
+    return draft.run.shards[shard.index]
+
+
+def _unknown(draft: Draft, shard: Shard) -> Shard:
+    """Ask the provider; absence counts only twice, a settle time apart (protocol 5)."""
+    assert shard.last is not None
+    last = shard.last
+    key = (shard.index, last.ordinal)
+    traits = draft.observed.traits
+    if not traits.lists_complete:
+        draft.stall(
+            Reason.OUTCOME_UNKNOWN,
+            f"The answer to the create call of shard {shard.index}, ordinal {last.ordinal}, was "
+            "lost, and this provider's listings can't tell whether it was accepted",
+            last.claimed_at,
+        )
+    ask = LookUp(shard.index, last.ordinal, last.input_ref, fenced=False)
+    look = draft.notes.looks.get(key)
+    if look is None:
+        draft.want(ask)
+        return shard
+    window = last.claimed_at + timedelta(seconds=traits.resend_window_s)
+    if draft.observed.now < window and not draft.run.cancel:
+        draft.want(Submit(shard.index, last.ordinal, last.request, fresh=False))
+        draft.wake(window)
+        return shard
+    settled = look.first + timedelta(seconds=draft.timing.settle_s)
+    if look.newest < settled:
+        _look_again(draft, ask, settled)
+        return shard
+    if not look.readable:
+        draft.stall(
+            Reason.ACCOUNT_CHANGED,
+            f"Shard {shard.index}, ordinal {last.ordinal}, is in no listing, but these credentials "
+            f"can't read its input {last.input_ref} either: they may be of another account. "
+            "Restore the credentials that the run was started with",
+            look.first,
+        )
+        draft.notes = draft.notes.without_looks(key)
+        _look_again(
+            draft, ask, draft.observed.now + timedelta(seconds=draft.timing.reference_retry_s)
+        )
+        return shard
+    if not traits.lists_complete:
+        return shard
+    fencing = step_shard(shard, ShardInput.FENCE) or shard
+    draft.run = draft.run.with_shard(fencing)
+    draft.notes = draft.notes.without_looks(key)
+    return fencing
+
+
+def _fencing(draft: Draft, shard: Shard) -> Shard:
+    """Delete the input, wait, look once more; only then is the ordinal given up."""
+    assert shard.last is not None
+    last = shard.last
+    if last.fenced_at is None:
+        draft.want(DeleteInput(shard.index, last.ordinal, last.input_ref))
+        return shard
+    settled = last.fenced_at + timedelta(seconds=draft.timing.settle_s)
+    look = draft.notes.looks.get((shard.index, last.ordinal))
+    if look is None or look.newest < settled:
+        ask = LookUp(shard.index, last.ordinal, last.input_ref, fenced=True)
+        _look_again(draft, ask, settled)
+        return shard
+    given_up = step_shard(shard, ShardInput.GIVE_UP) or shard
+    if draft.run.cancel is not None:
+        given_up = step_shard(given_up, ShardInput.DROP) or given_up
+    given_up = given_up.with_last(state=SubmissionState.FENCED, request={})
+    draft.run = draft.run.with_shard(given_up)
+    return given_up
+
+
+def _look_again(draft: Draft, ask: LookUp, at: datetime) -> None:
+    if draft.observed.now >= at:
+        draft.want(ask)
+    else:
+        draft.wake(at)
+
+
+def _queued(draft: Draft, shard: Shard) -> None:
+    """Upload, claim, send - in this order, and only with a place from the account."""
+    now = draft.observed.now
+    if draft.run.cancel is not None or draft.held or draft.problems:
+        return
+    if shard.not_before is not None and now < shard.not_before:
+        draft.wake(shard.not_before)
+        return
+    if shard.index not in draft.observed.granted or draft.provider_problem():
+        return
+    ordinal = next_ordinal(draft.run, shard)
+    input_ref = draft.notes.uploads.get((shard.index, ordinal))
+    if input_ref is None:
+        draft.want(StartTask(TaskKind.UPLOAD, shard.index, ordinal))
+        return
+    if draft.observed.make_request is None:
+        return
+    named = submission_id(draft.run, shard, ordinal)
+    try:
+        request = draft.observed.make_request(draft.run, named, input_ref)
+    except Permanent as fault:
+        draft.run = reject(draft.run, fault.reason, fault.message, now)
+        if draft.run.phase is RunPhase.RUNNING:
+            draft.stall(fault.reason, fault.message)
+        return
+    submission = Submission(
+        ordinal=ordinal,
+        state=SubmissionState.CLAIMED,
+        request=request,
+        input_ref=input_ref,
+        claimed_at=now,
+        submit_by=now + timedelta(seconds=draft.timing.submit_timeout_s),
+    )
+    kept = [s for s in shard.submissions if s.state is not SubmissionState.REFUSED]
+    queued = replace(shard, submissions=(*kept, submission), not_before=None)
+    claimed = step_shard(queued, ShardInput.CLAIM)
+    assert claimed is not None
+    draft.run = draft.run.with_shard(claimed)
+    draft.effects.append(Submit(shard.index, ordinal, request, fresh=True))

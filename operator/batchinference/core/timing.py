@@ -1,0 +1,34 @@
+"""How long the protocol waits. Every member is a setting; tests use fractions of seconds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Waits of the protocol, in seconds.
+
+    Attributes:
+        submit_timeout_s: a create call must be over by then (protocol 4.1).
+        settle_s: how long a new batch may stay out of listings; longer than the submit timeout.
+        reference_grace_s: how long a missing reference is Reconciling before it is Stalled.
+        reference_retry_s: how often a missing reference is looked at again.
+        retry_first_s, retry_most_s: backoff of passing failures.
+        quota_first_s, quota_most_s: backoff of a shard that a quota put back.
+        cancel_release_s: how long a deleted object is held for its cancel calls at most.
+        parked_s: how long a run cancelled by deletion can be taken up again.
+        max_staging_passes: passes over an input that keeps changing.
+    """
+
+    submit_timeout_s: float = 60.0
+    settle_s: float = 120.0
+    reference_grace_s: float = 60.0
+    reference_retry_s: float = 30.0
+    retry_first_s: float = 2.0
+    retry_most_s: float = 300.0
+    quota_first_s: float = 60.0
+    quota_most_s: float = 900.0
+    cancel_release_s: float = 120.0
+    parked_s: float = 7 * 86400.0
+    max_staging_passes: int = 5

@@ -1,0 +1,316 @@
+"""The status of a job, derived from its run: a view that can be rebuilt at any time.
+
+The written precedence of the shown state, highest first: the verdict once it is final; Stalled;
+Cancelling; Suspended (nothing accepted yet); then where the shards are. Conditions follow the
+table in the Kubernetes notes: Reconciling is True only while Pending, so that a job that waits in
+a queue for hours is Current for kstatus; Stalled is True on every end that is not a success.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from batchinference.core.notes import Notes
+from batchinference.core.policy import CANCELLED
+from batchinference.core.problem import Problem
+from batchinference.core.timing import Timing
+from batchinference.errors import InvalidObject
+from batchinference.model.codec import decode
+from batchinference.model.job import BatchInferenceJob
+from batchinference.model.run import (
+    Ending,
+    Run,
+    RunPhase,
+    Shard,
+    ShardState,
+    Submission,
+    SubmissionState,
+)
+from batchinference.model.status import (
+    Condition,
+    ConditionType,
+    ConfigMapRef,
+    JobStatus,
+    Outputs,
+    Reason,
+    RequestCounts,
+    ShardCounts,
+    State,
+    SubmissionView,
+    Usage,
+    settled,
+)
+
+_SHOWN_SUBMISSIONS = 20
+_ENDINGS = {
+    Ending.SUCCEEDED: State.SUCCEEDED,
+    Ending.FAILED: State.FAILED,
+    Ending.CANCELLED: State.CANCELLED,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """What the view is taken of. `run` None: nothing was claimed yet."""
+
+    job: BatchInferenceJob
+    run: Run | None
+    notes: Notes
+    problem: Problem | None
+    held: bool
+    now: datetime
+    timing: Timing
+
+
+def status_of(scene: Scene) -> JobStatus:
+    """The whole status."""
+    run = scene.run
+    state = shown_state(scene)
+    generation = scene.job.metadata.generation
+    conditions = tuple(_conditions(scene, state))
+    if run is None:
+        return JobStatus(observed_generation=generation, state=state, conditions=conditions)
+    counts = request_counts(run, scene.notes)
+    done = counts.completed + counts.failed + counts.expired
+    return JobStatus(
+        observed_generation=generation,
+        state=state,
+        conditions=conditions,
+        run_key=run.key,
+        start_time=run.start_time,
+        completion_time=run.completion_time if run.is_over else None,
+        progress=f"{done}/{counts.total}" if counts.total else "",
+        request_counts=counts if counts.total else None,
+        shards=_shard_counts(run.shards) if run.shards else None,
+        submissions=_submissions(run),
+        usage=_usage(run),
+        outputs=_outputs(run),
+    )
+
+
+def shown_state(scene: Scene) -> State:
+    """The one word, by the precedence of the module."""
+    run = scene.run
+    if run is not None and run.is_over and run.verdict is not None:
+        return _ENDINGS[run.verdict.ending]
+    if is_stalled(scene):
+        return State.STALLED
+    if run is None:
+        return State.SUSPENDED if scene.held else State.PENDING
+    if run.cancel is not None:
+        return State.CANCELLING
+    if scene.held and not _accepted(run):
+        return State.SUSPENDED
+    if run.phase is RunPhase.ADMITTING:
+        return State.PENDING
+    if run.phase is RunPhase.STAGING:
+        return State.STAGING
+    return _running_state(run)
+
+
+def _running_state(run: Run) -> State:
+    states = {s.state for s in run.shards}
+    if ShardState.SUBMITTED in states:
+        return State.RUNNING
+    if run.phase is RunPhase.FINISHING or ShardState.ENDED in states:
+        return State.COLLECTING
+    if states and all(s.is_settled for s in states):
+        return State.COLLECTING
+    return State.RUNNING if _accepted(run) else State.QUEUED
+
+
+def is_stalled(scene: Scene) -> bool:
+    """Whether the problem is one that a person must solve by now."""
+    problem = scene.problem
+    if problem is None:
+        return False
+    grace = timedelta(seconds=scene.timing.reference_grace_s)
+    return not (problem.is_reference and scene.now < problem.since + grace)
+
+
+# ---------------------------------------------------------------- conditions
+
+
+def previous_conditions(job: BatchInferenceJob) -> dict[str, Condition]:
+    """The conditions that the object's status holds; what can't be read is left out."""
+    found = {}
+    listed = job.status.get("conditions")
+    for entry in listed if isinstance(listed, list) else []:
+        try:
+            condition = decode(Condition, entry, ignore_unknown=True)
+        except InvalidObject:
+            continue
+        found[condition.type] = condition
+    return found
+
+
+def _conditions(scene: Scene, state: State) -> Iterable[Condition]:
+    before = previous_conditions(scene.job)
+    for kind, (value, reason, message) in _facts(scene, state).items():
+        fresh = Condition(
+            type=kind,
+            status=value,
+            reason=reason,
+            message=message,
+            observed_generation=scene.job.metadata.generation,
+            last_transition_time=scene.now.replace(microsecond=0),
+        )
+        yield settled(fresh, before.get(kind))
+
+
+def _facts(scene: Scene, state: State) -> Mapping[str, tuple[str, str, str]]:
+    run, problem = scene.run, scene.problem
+    verdict = run.verdict if run is not None and run.is_over else None
+    text = _sentence(scene, state)
+    failed = verdict is not None and verdict.ending is not Ending.SUCCEEDED
+    facts: dict[str, tuple[str, str, str]] = {
+        ConditionType.SUBMITTED: _submitted(scene, state, text),
+        ConditionType.COMPLETE: ("False", state.value, text),
+        ConditionType.FAILED: ("False", state.value, text),
+        ConditionType.SUSPENDED: _suspended(scene),
+        ConditionType.RECONCILING: ("False", state.value, text),
+        ConditionType.STALLED: ("False", state.value, text),
+    }
+    if verdict is not None:
+        said = ("True", verdict.reason, verdict.message)
+        facts[ConditionType.FAILED if failed else ConditionType.COMPLETE] = said
+        if failed:
+            facts[ConditionType.STALLED] = said
+    elif state is State.STALLED and problem is not None:
+        facts[ConditionType.STALLED] = ("True", problem.reason, problem.message)
+    elif state is State.PENDING:
+        reason = problem.reason if problem else Reason.PENDING
+        facts[ConditionType.RECONCILING] = ("True", reason, text)
+    return facts
+
+
+def _submitted(scene: Scene, state: State, text: str) -> tuple[str, str, str]:
+    run = scene.run
+    if run is None:
+        return "False", Reason.NOT_SUBMITTED, text
+    if _accepted(run):
+        reason = Reason.ADOPTED if run.adopted else Reason.SUBMITTED
+        return "True", reason, _adoption(run) if run.adopted else text
+    if any(s.state in {ShardState.UNKNOWN, ShardState.FENCING} for s in run.shards):
+        said = "The answer to a create call was lost; the provider is being asked"
+        return "Unknown", Reason.OUTCOME_UNKNOWN, said
+    reason = Reason.NOT_SUBMITTED
+    if state is State.QUEUED:
+        waiting = _waiting(scene.notes)
+        reason = waiting[0] if waiting else Reason.QUEUED
+    return "False", reason, text
+
+
+def _adoption(run: Run) -> str:
+    text = f"Run {run.key[:12]} was found by its content: nothing is submitted again"
+    if run.verdict is not None and run.verdict.ending is not Ending.SUCCEEDED:
+        text += ". To run it again, create the object with another `runID`"
+    return text
+
+
+def _suspended(scene: Scene) -> tuple[str, str, str]:
+    run = scene.run
+    if not scene.held:
+        return "False", Reason.NOT_SUSPENDED, "Not suspended"
+    if run is not None and _accepted(run):
+        queued = sum(s.state is ShardState.QUEUED for s in run.shards)
+        text = f"Batches at the provider go on; {queued} shards are held back"
+        return "False", Reason.ALREADY_SUBMITTED, text
+    return "True", Reason.SUSPENDED, "`spec.suspend` holds the job; nothing is submitted"
+
+
+def _sentence(scene: Scene, state: State) -> str:
+    run = scene.run
+    if run is not None and run.is_over and run.verdict is not None:
+        return run.verdict.message
+    if scene.problem is not None:
+        return scene.problem.message
+    waiting = _waiting(scene.notes)
+    if run is None or not run.shards:
+        return waiting[1] if waiting else f"{state.value}: references and input are being looked at"
+    counts = _shard_counts(run.shards)
+    text = (
+        f"{counts.total} shards: {counts.queued} queued, {counts.running} at the provider, "
+        f"{counts.finished} finished"
+    )
+    return f"{text}. {waiting[1]}" if waiting else text
+
+
+def _waiting(notes: Notes) -> tuple[str, str] | None:
+    """The newest passing failure, as a reason to wait."""
+    failures = sorted(notes.failures.values(), key=lambda f: f.retry_at, reverse=True)
+    return (failures[0].fault.reason, failures[0].fault.message) if failures else None
+
+
+# ---------------------------------------------------------------- numbers
+
+
+def _accepted(run: Run) -> bool:
+    return run.submitted or any(
+        s.state in {SubmissionState.ACCEPTED, SubmissionState.VOID, SubmissionState.ENDED}
+        for shard in run.shards
+        for s in shard.submissions
+    )
+
+
+def request_counts(run: Run, notes: Notes) -> RequestCounts:
+    """Records of the run: from the results once they stand, else as far as is known."""
+    total = run.staged.rows if run.staged else 0
+    if run.results is not None:
+        found = run.results
+        return RequestCounts(total, found.completed, found.failed, found.expired)
+    completed, failed, expired = 0, run.staged.bad if run.staged else 0, 0
+    for shard in run.shards:
+        view = notes.views.get(shard.last.batch_id) if shard.last else None
+        if shard.collected is not None:
+            completed += shard.collected.answered
+            failed += shard.collected.failed + shard.collected.lost
+            if not shard.pooled and shard.collected.unbilled_code != CANCELLED:
+                expired += shard.collected.unbilled
+        elif view is not None:
+            completed += view.completed
+            failed += view.failed
+    return RequestCounts(total, completed, failed, expired)
+
+
+def _shard_counts(shards: Iterable[Shard]) -> ShardCounts:
+    states = [s.state for s in shards]
+    queued = sum(s in {ShardState.STAGED, ShardState.QUEUED} for s in states)
+    finished = sum(s.is_settled for s in states)
+    return ShardCounts(len(states), queued, len(states) - queued - finished, finished)
+
+
+def _submissions(run: Run) -> tuple[SubmissionView, ...]:
+    pairs: list[tuple[Submission, Shard]] = [(u, s) for s in run.shards for u in s.submissions]
+    newest = sorted(pairs, key=lambda p: (p[0].claimed_at, p[1].index))[-_SHOWN_SUBMISSIONS:]
+    return tuple(
+        SubmissionView(
+            shard=shard.index,
+            ordinal=made.ordinal,
+            state=(made.batch_state or made.state).value,
+            batch_id=made.batch_id,
+        )
+        for made, shard in sorted(newest, key=lambda p: (p[1].index, p[0].ordinal))
+    )
+
+
+def _usage(run: Run) -> Usage | None:
+    spent_in, spent_out = 0, 0
+    if run.results is not None:
+        spent_in, spent_out = run.results.input_tokens, run.results.output_tokens
+    else:
+        for shard in run.shards:
+            if shard.collected is not None:
+                spent_in += shard.collected.input_tokens
+                spent_out += shard.collected.output_tokens
+    return Usage(str(spent_in), str(spent_out)) if spent_in or spent_out else None
+
+
+def _outputs(run: Run) -> Outputs | None:
+    found = run.results
+    if found is None:
+        return None
+    ref = ConfigMapRef(found.config_map) if found.config_map else None
+    return Outputs(found.results_uri, found.errors_uri, found.manifest_uri, ref)

@@ -1,0 +1,386 @@
+"""A run and its shards: the journal's content, frozen.
+
+One run is one execution of a billable spec. It has a key, outlives Kubernetes objects, and is the
+one durable truth. Everything here is written to the journal as it stands, so it holds no prompts,
+answers or credentials, and every field added later needs a default.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from batchinference.model.batch import BatchFailure, BatchState, Limits
+
+SCHEMA = 1
+"""Version of this content. A journal with a higher one is never written."""
+
+KEY_VERSION = 1
+"""Version of the canonical form behind run keys."""
+
+ENCODER = 1
+"""Version of the bytes that staging makes from an input."""
+
+MAX_SHARDS = 500
+
+
+class RunPhase(StrEnum):
+    """Where a run stands; `core.transitions.RUN` has the arrows."""
+
+    ADMITTING = "Admitting"  # claim the output place, first look at the input
+    STAGING = "Staging"
+    RUNNING = "Running"  # shards are queued, submitted, followed, collected
+    FINISHING = "Finishing"  # everything collected; parts and manifest are written
+    CLEANING = "Cleaning"  # the manifest stands, or nothing was ever submitted
+    PARKED = "Parked"  # cancelled by deletion; may go on when the object comes back
+    ENDED = "Ended"  # a receipt
+
+
+class ShardState(StrEnum):
+    """Where a shard stands; `core.transitions.SHARD` has the arrows."""
+
+    STAGED = "Staged"  # encoded and stored, not asking for a place yet
+    QUEUED = "Queued"  # asks the account for a place
+    CLAIMED = "Claimed"  # the journal says that a create call may be under way
+    UNKNOWN = "Unknown"  # it may or may not have been accepted
+    FENCING = "Fencing"  # its input is being deleted so that it can't be accepted late
+    SUBMITTED = "Submitted"  # the provider has it
+    ENDED = "Ended"  # the batch is over, its answers are not collected
+    COLLECTED = "Collected"  # every record of it has an answer, an error, or is known unbilled
+    DROPPED = "Dropped"  # never goes to the provider (again); its records are unbilled
+
+    @property
+    def is_live(self) -> bool:
+        """Whether the provider may hold a batch for it: it takes one of the account's places."""
+        return self in _LIVE
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether nothing more happens to it."""
+        return self in {ShardState.COLLECTED, ShardState.DROPPED}
+
+
+_LIVE = {ShardState.CLAIMED, ShardState.UNKNOWN, ShardState.FENCING, ShardState.SUBMITTED}
+
+
+class SubmissionState(StrEnum):
+    """What is known of one submission."""
+
+    CLAIMED = "Claimed"
+    ACCEPTED = "Accepted"
+    REFUSED = "Refused"
+    VOID = "Void"  # accepted, then failed with nothing processed: billed nothing
+    FENCED = "Fenced"  # given up after fencing; a batch that appears later is a duplicate
+    ENDED = "Ended"
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """One try to hand a shard to the provider (protocol 4).
+
+    Attributes:
+        request: the complete create request; a repeat sends it unchanged.
+        input_ref: the uploaded file id or S3 URI, of this ordinal alone.
+        submit_by: when the create call must be over.
+        attempted: an earlier create call of this ordinal went unanswered, so that a refusal no
+            longer proves anything.
+    """
+
+    ordinal: int
+    state: SubmissionState
+    request: Mapping[str, Any]
+    input_ref: str
+    claimed_at: datetime
+    submit_by: datetime
+    attempted: bool = False
+    batch_id: str = ""
+    accepted_at: datetime | None = None
+    ended_at: datetime | None = None
+    batch_state: BatchState | None = None
+    files: tuple[str, ...] = ()
+    failure: BatchFailure | None = None
+    fenced_at: datetime | None = None
+    cancel_accepted_at: datetime | None = None
+    duplicate: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """What came of a shard, counted from its records and not from the provider's counters.
+
+    Attributes:
+        answered: records with a successful answer.
+        failed: records with an error that is final (the provider processed them).
+        unbilled: records that were certainly not billed and lack an answer.
+        lost: records that may have been billed and whose answer is gone (`AnswerLost`).
+        input_tokens, output_tokens: as the answers say.
+        unbilled_code: the stable error code of the unbilled ones, should they not go again.
+    """
+
+    answered: int = 0
+    failed: int = 0
+    unbilled: int = 0
+    lost: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    unbilled_code: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """A set of records that goes to the provider as one batch.
+
+    Attributes:
+        rows: how many; which ones is in the shard's index in staging, it need not be a range.
+        attempt: how often its records went to the provider, this time included; a put-back for
+            quota is not an attempt.
+        pooled: its unbilled records went on into a later shard.
+        not_before: a refused shard waits until then.
+    """
+
+    index: int
+    state: ShardState
+    rows: int
+    first_row: int
+    last_row: int
+    size: int
+    tokens: int
+    sha256: str
+    attempt: int = 1
+    submissions: tuple[Submission, ...] = ()
+    collected: Collected | None = None
+    pooled: bool = False
+    not_before: datetime | None = None
+
+    @property
+    def last(self) -> Submission | None:
+        """The newest submission."""
+        return self.submissions[-1] if self.submissions else None
+
+    def with_last(self, **changes: Any) -> Shard:
+        """The shard with its newest submission changed."""
+        changed = replace(self.submissions[-1], **changes)
+        return replace(self, submissions=(*self.submissions[:-1], changed))
+
+    @property
+    def was_accepted(self) -> bool:
+        """Whether any submission was accepted or might have been."""
+        return any(s.state not in _NOT_ACCEPTED for s in self.submissions)
+
+
+_NOT_ACCEPTED = {SubmissionState.REFUSED}
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """The object that steers the run."""
+
+    namespace: str
+    name: str
+    uid: str
+    generate_name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderPin:
+    """The provider as it was when the run was admitted; look-up, follow and cancel use this.
+
+    Attributes:
+        settings: the provider's spec as the API server has it; it names Secrets, never holds them.
+        secrets_namespace: where its Secrets are read.
+        account: see `Account.id`.
+    """
+
+    kind: str
+    name: str
+    namespace: str
+    settings: Mapping[str, Any]
+    secrets_namespace: str
+    account: str
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A place for data: `uri` is s3://bucket/prefix/ or configmap://namespace/name."""
+
+    uri: str
+    claimed: bool = False
+
+    @property
+    def is_config_map(self) -> bool:
+        """Whether it is a place without object storage."""
+        return self.uri.startswith("configmap://")
+
+
+@dataclass(frozen=True, slots=True)
+class InputSnapshot:
+    """What the input was at the first look.
+
+    Attributes:
+        source: where, for people.
+        fingerprint: sha256 over every object's name, version, ETag and size.
+    """
+
+    source: str
+    objects: int
+    size: int
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True)
+class BadRecord:
+    """A record that is never sent: its line (1-based), a stable code, and what is wrong with it."""
+
+    line: int
+    code: str
+    message: str
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """Where staging goes on: the state after the last finished shard.
+
+    Attributes:
+        object_index, offset: the byte in the n-th object of the input where the next line starts.
+        line: lines read of that object; row: rows numbered so far (bad ones included).
+        bad: bad records so far.
+    """
+
+    object_index: int
+    offset: int
+    line: int
+    row: int
+    bad: int
+
+
+@dataclass(frozen=True, slots=True)
+class Staged:
+    """What staging found.
+
+    Attributes:
+        rows: records of the input, bad ones included; bad: those that are never sent.
+        first_bad: the first ten bad ones.
+    """
+
+    rows: int
+    bad: int
+    size: int
+    tokens: int
+    first_bad: tuple[BadRecord, ...] = ()
+
+
+class CancelWhy(StrEnum):
+    """Why a run is being cancelled."""
+
+    DELETED = "Deleted"
+    ORPHANED = "Orphaned"  # deleted with deletionPolicy Orphan: nothing is cancelled
+    DESIRED = "DesiredState"
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """The run is being cancelled."""
+
+    why: CancelWhy
+    at: datetime
+
+
+class Ending(StrEnum):
+    """How a run ended."""
+
+    SUCCEEDED = "Succeeded"
+    FAILED = "Failed"
+    CANCELLED = "Cancelled"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The run's own end, decided before or with its shards."""
+
+    ending: Ending
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """What was left in the output place, as the manifest says."""
+
+    results_uri: str = ""
+    errors_uri: str = ""
+    manifest_uri: str = ""
+    config_map: str = ""
+    completed: int = 0
+    failed: int = 0
+    expired: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """The journal of one run.
+
+    Attributes:
+        spec: the job's spec as last seen, inline input and prompt texts left out.
+        ordinal_floor: ordinals of an earlier life of this key; new ones start above it.
+        detached: no object steers it; it finishes by itself.
+        adopted: an object came back and found it.
+        submitted: of a receipt, whose shards are gone: something was accepted.
+    """
+
+    key: str
+    tag: str
+    installation: str
+    owner: Owner
+    spec: Mapping[str, Any]
+    provider: ProviderPin
+    limits: Limits
+    output: Place
+    staging: Place
+    created_at: datetime
+    phase: RunPhase = RunPhase.ADMITTING
+    schema: int = SCHEMA
+    key_version: int = KEY_VERSION
+    encoder: int = ENCODER
+    input: InputSnapshot | None = None
+    cursor: Cursor | None = None
+    staged: Staged | None = None
+    passes: int = 0
+    shards: tuple[Shard, ...] = ()
+    cancel: Cancel | None = None
+    verdict: Verdict | None = None
+    results: Results | None = None
+    start_time: datetime | None = None
+    completion_time: datetime | None = None
+    ordinal_floor: int = 0
+    detached: bool = False
+    adopted: bool = False
+    submitted: bool = False
+
+    def with_shard(self, shard: Shard) -> Run:
+        """The run with that shard in place of the one of the same index."""
+        shards = list(self.shards)
+        shards[shard.index] = shard
+        return replace(self, shards=tuple(shards))
+
+    @property
+    def was_submitted(self) -> bool:
+        """Whether any submission was accepted or might have been."""
+        return self.submitted or any(s.was_accepted for s in self.shards)
+
+    def was_submitted_besides(self, shard: Shard) -> bool:
+        """Whether any other shard, or an earlier ordinal of this one, was accepted."""
+        earlier = replace(shard, submissions=shard.submissions[:-1])
+        return earlier.was_accepted or any(
+            s.was_accepted for s in self.shards if s.index != shard.index
+        )
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the run reached its end (cleaning up may be left)."""
+        return self.phase in {RunPhase.CLEANING, RunPhase.PARKED, RunPhase.ENDED}

@@ -1,0 +1,181 @@
+"""What heavy tasks are asked for and what they answer: plain values that cross a process border.
+
+A task is a function of a run, a shard and ports (`tasks`). The operator never sees record bytes;
+it sees these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from batchinference.model.run import (
+    BadRecord,
+    Collected,
+    Cursor,
+    InputSnapshot,
+    Results,
+    Run,
+    Shard,
+    Staged,
+)
+
+
+class TaskKind(StrEnum):
+    """The tasks, in the order of a run's life."""
+
+    ADMIT = "Admit"  # first look at the input, claim the output place
+    STAGE = "Stage"  # one pass over the input
+    UPLOAD = "Upload"  # hand one shard's bytes to the provider, for one ordinal
+    COLLECT = "Collect"  # bring one ended shard's answers into staging
+    POOL = "Pool"  # make new shards of unbilled records
+    FINISH = "Finish"  # parts in input order, then the manifest
+    CLEAN = "Clean"  # delete provider files and staging
+    RELEASE = "Release"  # remove the claim of a run that never submitted, and its staging
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One piece of work.
+
+    Attributes:
+        shard, ordinal: for UPLOAD and COLLECT.
+        sources: for POOL, the shards whose unbilled records go again.
+        inline: the inline input, which the journal does not hold.
+        connections: everything needed to reach storage, provider and API server, secrets
+            included. Travels through a pipe, never through argv or the environment.
+    """
+
+    kind: TaskKind
+    run: Run
+    shard: int | None = None
+    ordinal: int | None = None
+    sources: tuple[int, ...] = ()
+    inline: str | None = None
+    connections: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def id(self) -> str:
+        """Unique among the tasks that may be under way at one time."""
+        parts = [self.run.key, self.kind.value]
+        parts += [str(n) for n in (self.shard, self.ordinal) if n is not None]
+        return "/".join(parts)
+
+
+# ---- what a running task reports
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a task is, for the status line. Never decides anything."""
+
+    done: int
+    total: int = 0
+    unit: str = "bytes"
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A finished shard of the staging pass, to be journaled; staging resumes after it.
+
+    `first_bad` are the first ten bad records of the pass so far.
+    """
+
+    shard: Shard
+    cursor: Cursor
+    first_bad: tuple[BadRecord, ...] = ()
+
+
+# ---- what a task answers
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Whose claim stands in an output place.
+
+    Attributes:
+        finished: a manifest of that run stands there.
+    """
+
+    run_key: str
+    run_tag: str
+    installation: str
+    finished: bool = False
+    description: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """The input's first look; `holder` is None where the output place is ours now."""
+
+    snapshot: InputSnapshot
+    holder: Holder | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StageDone:
+    """The pass is over. `snapshot` is the input as it was during the whole pass."""
+
+    staged: Staged
+    snapshot: InputSnapshot
+
+
+@dataclass(frozen=True, slots=True)
+class Uploaded:
+    """The shard's bytes are at the provider under this reference, for this ordinal alone."""
+
+    input_ref: str
+
+
+@dataclass(frozen=True, slots=True)
+class ShardCollected:
+    """Every record of the shard has a canonical result in staging, or is listed as unbilled."""
+
+    collected: Collected
+
+
+@dataclass(frozen=True, slots=True)
+class Pooled:
+    """New shards made of the unbilled records of others, and which those were."""
+
+    shards: tuple[Shard, ...]
+    sources: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The manifest stands."""
+
+    results: Results
+
+
+@dataclass(frozen=True, slots=True)
+class Cleaned:
+    """Nothing of ours is left at the provider and in staging."""
+
+
+class FaultKind(StrEnum):
+    """See the classes of the same name in `errors`."""
+
+    STALLED = "Stalled"
+    WAITING = "Waiting"
+    RETRY = "Retry"
+    PERMANENT = "Permanent"
+
+
+@dataclass(frozen=True, slots=True)
+class TaskFault:
+    """A task that could not do its work, as a value."""
+
+    kind: FaultKind
+    reason: str
+    message: str
+    after_s: float | None = None
+
+
+TaskResult = (
+    Admitted | StageDone | Uploaded | ShardCollected | Pooled | Finished | Cleaned | TaskFault
+)
+TaskReport = Progress | Checkpoint

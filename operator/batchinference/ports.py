@@ -1,0 +1,412 @@
+"""What the core needs of the outside world, as Protocols, and nothing of how it is done.
+
+Adapters implement these, fakes implement these, both pass the same conformance suites under
+`tests/`. Control-plane ports are asynchronous (the operator's loop); data-plane ports are
+synchronous (one worker process, one task at a time), because record bytes never touch the loop.
+
+Every implementation maps foreign exceptions to `errors`: nothing else may leave a port.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Protocol
+
+from batchinference.model.batch import (
+    Account,
+    BatchView,
+    CancelOutcome,
+    Limits,
+    Page,
+    SubmissionID,
+    SubmitOutcome,
+    Traits,
+)
+from batchinference.model.run import Run
+from batchinference.model.work import Holder, Task, TaskReport, TaskResult
+
+# ---------------------------------------------------------------- provider, control plane
+
+
+class BatchProvider(Protocol):
+    """One account of one provider. Calls are bounded in time; `submit` retries nothing."""
+
+    traits: Traits
+
+    async def check(self) -> Account:
+        """Try credentials and endpoint with a real, harmless call.
+
+        Raises:
+            Stalled: credentials rejected, endpoint unreachable by name, access denied.
+            Retry: a passing failure.
+        """
+
+    def create_request(
+        self, run: Run, submission: SubmissionID, input_ref: str
+    ) -> Mapping[str, Any]:
+        """The complete create request, pure and checked by us where the SDK does not check.
+
+        Raises:
+            Permanent: the request can't be made (a model ARN that batch does not serve, ...).
+        """
+
+    async def submit(self, request: Mapping[str, Any]) -> SubmitOutcome:
+        """Send the request once. Never raises for what the provider or the network does."""
+
+    async def page(self, cursor: str | None, since: datetime | None) -> Page:
+        """One page of the account's batches, newest first; nothing older than `since` is needed.
+
+        Raises:
+            Stalled, Retry: as `check`.
+        """
+
+    async def get(self, batch_id: str) -> BatchView | None:
+        """The batch, or None when the provider says that there is none. Raises as `page`."""
+
+    async def cancel(self, batch_id: str) -> CancelOutcome:
+        """Ask for the end of a batch. Raises as `page`."""
+
+    async def input_readable(self, input_ref: str) -> bool:
+        """Whether this very client can still read the uploaded input. Raises as `page`."""
+
+    async def delete_input(self, input_ref: str) -> None:
+        """Delete the uploaded input; absent is fine. Raises as `page`."""
+
+    async def close(self) -> None:
+        """Release connections."""
+
+
+# ---------------------------------------------------------------- provider, data plane
+
+
+@dataclass(frozen=True, slots=True)
+class ResultLine:
+    """One line of a provider's result files, brought to the canonical shape.
+
+    Attributes:
+        wire_id: the id we sent (`r` + row number); "" when the line could not be read.
+        status_code: HTTP-like; 200 with a body is an answer.
+        body: the answer as the OpenAI endpoint would give it, or the provider's error body.
+        error_code, error_message: set when it is not an answer.
+        unbilled: the line says for certain that the record was never processed.
+        input_tokens, output_tokens: from the answer, 0 when it does not say.
+    """
+
+    wire_id: str
+    status_code: int
+    request_id: str = ""
+    body: Any = None
+    error_code: str = ""
+    error_message: str = ""
+    unbilled: bool = False
+    input_tokens: int = 0
+    output_tokens: int = 0
+
+    @property
+    def is_answer(self) -> bool:
+        """Whether the record was answered."""
+        return not self.error_code
+
+
+class BatchData(Protocol):
+    """The provider's bulk data, in a worker."""
+
+    def encode(self, row: int, request: Mapping[str, Any], model: str) -> bytes:
+        """One canonical request as the provider's input line, without the newline.
+
+        `request["body"]` has the run's parameters merged in already.
+
+        Raises:
+            UnsupportedRequest: this provider can't do it; names the option.
+        """
+
+    def upload(self, staging: ObjectStore, uri: str, run: Run, submission: SubmissionID) -> str:
+        """Bring a staged shard to where the provider reads it; returns the input_ref.
+
+        Raises:
+            Stalled, Waiting, Retry, Permanent.
+        """
+
+    def open_results(self, files: Sequence[str]) -> Iterator[bytes]:
+        """The bytes of the result files, in chunks, one file after another, each ending in a
+        newline. The iterator ends only when every file was read whole: a body shorter than it was
+        announced raises Retry.
+
+        Raises:
+            Permanent: with reason `AnswerLost` when the provider no longer has a file.
+            Stalled, Retry.
+        """
+
+    def decode(self, line: bytes) -> ResultLine:
+        """One line of a result file. A line that can't be read gives wire_id ""."""
+
+    def delete_files(self, run: Run) -> None:
+        """Delete everything of this run at the provider: inputs of every ordinal, outputs,
+        and uploads that a crash left behind. Absent is fine. Raises Stalled, Retry.
+        """
+
+
+class UnsupportedRequest(Exception):
+    """A record that this provider can't do.
+
+    Attributes:
+        code: stable error code for the results.
+        message: names the option.
+    """
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+
+# ---------------------------------------------------------------- storage, data plane
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectInfo:
+    """One stored object. `version` is "" where the store has no versions."""
+
+    uri: str
+    size: int
+    etag: str
+    version: str = ""
+    modified: datetime | None = None
+
+
+class ObjectWriter(Protocol):
+    """A streaming write that becomes visible as a whole or not at all."""
+
+    def write(self, data: bytes) -> None:
+        """Append. Buffers at most one part."""
+
+    def commit(self) -> ObjectInfo:
+        """Make it visible."""
+
+    def abort(self) -> None:
+        """Forget it; also what happens to a writer that is dropped without commit."""
+
+
+class ObjectStore(Protocol):
+    """Objects by URI. Faults: `BucketNotFound`, `AccessDenied`, `CredentialsRejected` (Stalled),
+    `DiskFull` (Waiting), network trouble (Retry).
+    """
+
+    def head(self, uri: str, version: str = "") -> ObjectInfo | None:
+        """The object, or None."""
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        """Everything under a prefix, in byte order of keys."""
+
+    def read(self, info: ObjectInfo, start: int = 0) -> Iterator[bytes]:
+        """The bytes from `start`, in chunks of about 1 MiB, resumed over broken connections.
+
+        Raises:
+            SourceChanged: the object is no longer the one in `info` (ETag, version).
+        """
+
+    def get(self, uri: str, limit: int = 1 << 20) -> bytes | None:
+        """A small object whole, or None. Larger than `limit` raises Permanent."""
+
+    def put(self, uri: str, data: bytes, *, only_if_absent: bool = False) -> bool:
+        """A small object whole. False when it was there already and `only_if_absent`."""
+
+    def writer(self, uri: str) -> ObjectWriter:
+        """Start a streaming write."""
+
+    def copy(self, source: str, target: str) -> None:
+        """Copy inside the store."""
+
+    def delete(self, uri: str) -> None:
+        """Delete; absent is fine."""
+
+    def delete_prefix(self, prefix: str) -> None:
+        """Delete everything under a prefix that ends in "/"."""
+
+
+class SourceChanged(Exception):
+    """The input is no longer what it was when the pass began; staging restarts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What `_run.json`, or the claimed ConfigMap, says (protocol 3)."""
+
+    run_key: str
+    run_tag: str
+    installation: str
+    description: str = ""
+
+
+class ResultPlace(Protocol):
+    """An output place: a prefix in an object store, or ConfigMaps in the job's namespace."""
+
+    uri: str
+
+    def claim(self, claim: Claim) -> Holder | None:
+        """Claim it with a conditional create. None = it is ours (now, or already)."""
+
+    def holds(self, claim: Claim) -> bool:
+        """Whether the claim is still ours."""
+
+    def release(self, claim: Claim) -> None:
+        """Remove the claim if it is ours and no manifest stands."""
+
+    def part(self, kind: str, number: int) -> ObjectWriter:
+        """Write part `number` of `results` or `errors`."""
+
+    def part_uri(self, kind: str, number: int) -> str:
+        """Where that part is, for the manifest."""
+
+    def write_manifest(self, manifest: Mapping[str, Any]) -> str:
+        """Write the manifest, last; returns its URI."""
+
+
+# ---------------------------------------------------------------- Kubernetes, control plane
+
+
+class Journals(Protocol):
+    """The journal's store: one ConfigMap per run key. `version` is its resourceVersion."""
+
+    async def all(self) -> Sequence[tuple[str, Run | None, str]]:
+        """Every journal as (run key, run, version); run None for one of a newer schema."""
+
+    async def get(self, key: str) -> tuple[Run, str] | None:
+        """One journal. Raises NewerSchema."""
+
+    async def create(self, run: Run) -> str:
+        """Create; returns the version.
+
+        Raises:
+            Superseded: it exists.
+            Permanent: `JournalTooLarge`.
+            Retry.
+        """
+
+    async def write(self, run: Run, version: str) -> str:
+        """Write if the version still holds; returns the new one. Raises as `create`."""
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectRef:
+    """One object of ours in Kubernetes. `namespace` is "" for cluster-scoped kinds."""
+
+    kind: str
+    namespace: str
+    name: str
+    uid: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """An Event, de-duplicated by (object, reason, message). No prompts, answers, secrets."""
+
+    about: ObjectRef
+    reason: str
+    message: str
+    warning: bool = False
+    action: str = "Reconcile"
+
+
+class Kube(Protocol):
+    """The few things the operator does with objects that are not journals."""
+
+    async def get(self, ref: ObjectRef) -> Mapping[str, Any] | None:
+        """The object as the API server has it, or None when it says 404."""
+
+    async def patch_status(
+        self, ref: ObjectRef, status: Mapping[str, Any], resource_version: str
+    ) -> str | None:
+        """Replace the members of status; returns the new resourceVersion, None when the object is
+        gone. A member with value None is removed.
+
+        Raises:
+            Superseded: the object has another resourceVersion now, or another uid.
+        """
+
+    async def set_finalizer(self, ref: ObjectRef, present: bool) -> str | None:
+        """Add or remove our finalizer, leaving others; returns the new resourceVersion, None when
+        the object is gone. Raises Superseded when the uid is another one.
+        """
+
+    async def secret(self, namespace: str, name: str) -> Mapping[str, str] | None:
+        """A Secret's decoded data, or None when it says 404. Raises Stalled AccessDenied."""
+
+    async def namespace_labels(self, name: str) -> Mapping[str, str] | None:
+        """The namespace's labels, or None when there is no such namespace."""
+
+    async def config_map_exists(self, namespace: str, name: str, key: str) -> bool:
+        """Whether the ConfigMap and the key are there."""
+
+
+class Recorder(Protocol):
+    """Events, fire and forget: never blocks, never raises."""
+
+    def record(self, event: Event) -> None:
+        """Queue an Event."""
+
+
+# ---------------------------------------------------------------- tasks, credentials
+
+
+class TaskListener(Protocol):
+    """Who hears of tasks. Called on the operator's loop."""
+
+    def report(self, task: Task, report: TaskReport) -> None:
+        """A running task says something."""
+
+    def done(self, task: Task, result: TaskResult) -> None:
+        """A task is over. A worker that died gives a TaskFault `WorkerLost` of kind RETRY."""
+
+
+class TaskRunner(Protocol):
+    """Runs tasks outside the operator's loop."""
+
+    def start(self, task: Task, listener: TaskListener) -> None:
+        """Start or queue the task; a task with the same id under way makes this a no-op."""
+
+    def stop(self, run_key: str) -> None:
+        """End the tasks of a run, queued and running; their `done` is not called."""
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedProvider:
+    """A provider as it can be used now: settings, secrets, limits.
+
+    `secrets` maps a role (`apiKey`, `bedrock`, `storage`, `caBundle`) to decoded values.
+    """
+
+    pin_settings: Mapping[str, Any]
+    secrets: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+
+class ProviderFactory(Protocol):
+    """Makes clients of providers."""
+
+    def connect(self, resolved: ResolvedProvider) -> BatchProvider:
+        """A client; no call is made yet.
+
+        Raises:
+            Stalled: the settings or the secrets can't be used (a key is missing in the Secret).
+        """
+
+    def default_limits(self, settings: Mapping[str, Any], model: str, operation: str) -> Limits:
+        """The provider's published limits with the overrides of its `limits` applied."""
+
+    def holds_claim(self, run: Run, resolved: ResolvedProvider) -> bool:
+        """Whether the output claim is still ours. Blocking: call it in a thread."""
+
+
+class Metrics(Protocol):
+    """Numbers for the exposition endpoint. Names are declared in `telemetry.metrics`."""
+
+    def count(self, name: str, value: float = 1, **labels: str) -> None:
+        """Add to a counter."""
+
+    def gauge(self, name: str, value: float, **labels: str) -> None:
+        """Set a gauge."""
+
+    def observe(self, name: str, value: float, **labels: str) -> None:
+        """Add to a histogram."""
