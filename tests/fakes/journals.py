@@ -1,0 +1,131 @@
+"""Journals in memory, stored as the JSON they would be in a ConfigMap."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from batchinference.errors import NewerSchema, Permanent, Retry, Superseded
+from batchinference.model.codec import decode, encode
+from batchinference.model.run import SCHEMA, Run
+from batchinference.model.status import Reason
+from fakes.world import World
+
+
+class FakeJournals:
+    """`ports.Journals` with resourceVersion preconditions.
+
+    Attributes:
+        stored: run key -> (document, version), what survives a crash.
+        writes: how often anything was written.
+        failure_rate: how often a call answers Retry, half of the time after it took hold.
+    """
+
+    def __init__(
+        self, world: World | None = None, *, failure_rate: float = 0.0, max_bytes: int = 512 * 1024
+    ) -> None:
+        self.stored: dict[str, tuple[str, int]] = {}
+        self.writes = 0
+        self.failure_rate = failure_rate
+        self._max_bytes = max_bytes
+        self._world = world or World()
+        self._version = 0
+
+    async def all(self) -> Sequence[tuple[str, Run | None, str]]:
+        await self._world.pause()
+        self._maybe_fail("journal.all")
+        found: list[tuple[str, Run | None, str]] = []
+        for key in sorted(self.stored):
+            text, version = self.stored[key]
+            try:
+                found.append((key, _read(text), str(version)))
+            except NewerSchema:
+                found.append((key, None, str(version)))
+        await self._world.pause()
+        return found
+
+    async def get(self, key: str) -> tuple[Run, str] | None:
+        await self._world.pause()
+        self._maybe_fail("journal.get")
+        held = self.stored.get(key)
+        await self._world.pause()
+        return (_read(held[0]), str(held[1])) if held else None
+
+    async def create(self, run: Run) -> str:
+        async with self._world.effect("journal.create"):
+            self._maybe_fail("journal.create")
+            if run.key in self.stored:
+                raise Superseded(f"the journal of {run.key} exists")
+            version = self._store(run)
+            self._maybe_fail("journal.create answer")
+        return version
+
+    async def write(self, run: Run, version: str) -> str:
+        async with self._world.effect("journal.write"):
+            self._maybe_fail("journal.write")
+            held = self.stored.get(run.key)
+            if held is None:
+                raise Superseded(f"the journal of {run.key} is gone")
+            _read(held[0])
+            if str(held[1]) != version:
+                self._world.trace(f"journal {run.key} superseded: {held[1]}, not {version}")
+                raise Superseded(f"the journal of {run.key} has version {held[1]}, not {version}")
+            new = self._store(run)
+            self._maybe_fail("journal.write answer")
+        return new
+
+    def peek(self, key: str) -> Run | None:
+        """The journal as it stands, for whoever watches from outside."""
+        held = self.stored.get(key)
+        return _read(held[0]) if held else None
+
+    def runs(self) -> list[Run]:
+        """Every journal as it stands."""
+        return [_read(text) for text, _ in self.stored.values()]
+
+    def lose(self, key: str) -> None:
+        """Somebody deleted the ConfigMap."""
+        self.stored.pop(key, None)
+
+    def put_raw(self, key: str, document: dict[str, Any]) -> None:
+        """A document as another operator wrote it."""
+        self._version += 1
+        self.stored[key] = (json.dumps(document), self._version)
+
+    def _store(self, run: Run) -> str:
+        text = json.dumps(encode(run), sort_keys=True)
+        if len(text) > self._max_bytes:
+            raise Permanent(
+                Reason.JOURNAL_TOO_LARGE,
+                f"the journal would take {len(text)} bytes and {self._max_bytes} fit",
+            )
+        self._version += 1
+        self.writes += 1
+        self.stored[run.key] = (text, self._version)
+        self._world.trace(f"journal {run.key} v{self._version} {summary(run)}")
+        return str(self._version)
+
+    def _maybe_fail(self, what: str) -> None:
+        if self._world.chance(self.failure_rate / 2):
+            self._world.trace(f"{what} fails")
+            raise Retry("Unavailable", f"{what}: the API server did not answer")
+
+
+def _read(text: str) -> Run:
+    document = json.loads(text)
+    schema = document.get("schema", 1)
+    if schema > SCHEMA:
+        raise NewerSchema(f"schema {schema} is newer than {SCHEMA}")
+    return decode(Run, document)
+
+
+def summary(run: Run) -> str:
+    """A run in one line, for traces."""
+    shards = " ".join(
+        f"{s.index}:{s.state.value}" + (f"#{s.last.ordinal}{s.last.state.value}" if s.last else "")
+        for s in run.shards
+    )
+    cancel = f" cancel={run.cancel.why.value}" if run.cancel else ""
+    verdict = f" verdict={run.verdict.ending.value}/{run.verdict.reason}" if run.verdict else ""
+    return f"{run.phase.value}{cancel}{verdict} [{shards}]"

@@ -1,0 +1,377 @@
+"""A provider's server in memory: files, batches that move in virtual time, answers and the bill.
+
+It keeps the truth that no client sees: which records every batch held, which were processed (and
+so billed), how often a submission was accepted. State is a function of time, so it needs no timers
+and survives whoever dies.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Any
+
+from batchinference.model.batch import BatchFailure, BatchState, SubmissionID
+
+
+class Fate(StrEnum):
+    """What becomes of a batch that nobody cancels."""
+
+    COMPLETE = "complete"
+    EXPIRE = "expire"  # ends before everything was processed
+    PARTIAL = "partial"  # Bedrock's word for the same
+    LOST = "lost"  # completes, and its files are gone
+    QUOTA = "quota"  # accepted, then failed with token_limit_exceeded
+    TRANSIENT = "transient"  # accepted, then failed, and the same input passes another time
+    INVALID = "invalid"  # accepted, then refused in validation for good
+
+
+@dataclass
+class StoredFile:
+    """An uploaded input."""
+
+    data: bytes
+    uploaded_at: datetime
+    deleted_at: datetime | None = None
+
+
+@dataclass
+class StoredBatch:
+    """A batch as the server has it.
+
+    Attributes:
+        visible_at: when listings begin to show it.
+        rows: record ids in the order of their processing; empty when the input was gone.
+    """
+
+    id: str
+    request: Mapping[str, Any]
+    submission: SubmissionID | None
+    input_ref: str
+    committed_at: datetime
+    visible_at: datetime
+    fate: Fate
+    valid_at: datetime
+    end_at: datetime
+    rows: tuple[str, ...] = ()
+    contents: Mapping[str, str] = field(default_factory=dict)
+    error_rows: frozenset[str] = frozenset()
+    stop_share: float = 1.0
+    expiry_lines: bool = True
+    cancels: list[datetime] = field(default_factory=list)
+    cancelled_end: datetime | None = None
+    vanishes_at: datetime | None = None
+    files_gone: bool = False
+    missing_input: bool = False
+
+    @property
+    def processed_whole(self) -> bool:
+        return self.fate in {Fate.COMPLETE, Fate.LOST}
+
+    def failed_in_validation(self) -> bool:
+        return self.missing_input or self.fate in {Fate.QUOTA, Fate.INVALID, Fate.TRANSIENT}
+
+    def processed_by(self, now: datetime) -> tuple[str, ...]:
+        """The records that were processed, and so billed, by then."""
+        if self.failed_in_validation() or now <= self.valid_at:
+            return ()
+        until = min(now, self.cancelled_end or self.end_at, self.end_at)
+        if until <= self.valid_at:
+            return ()
+        if until >= self.end_at and self.processed_whole:
+            return self.rows
+        share = (until - self.valid_at) / (self.end_at - self.valid_at)
+        if not self.processed_whole:
+            share = min(share, 1.0) * self.stop_share
+        return self.rows[: int(len(self.rows) * min(share, 1.0))]
+
+    def state_at(self, now: datetime) -> BatchState:
+        """Where it stands at that time."""
+        if self.cancels and self.cancelled_end is not None and self.cancelled_end < self.end_at:
+            if now >= self.cancelled_end:
+                done = self.processed_by(self.cancelled_end)
+                whole = bool(self.rows) and len(done) == len(self.rows)
+                return BatchState.COMPLETED if whole else BatchState.CANCELLED
+            if now >= self.cancels[0]:
+                return BatchState.CANCELLING
+        if now < self.valid_at:
+            return BatchState.VALIDATING
+        if self.failed_in_validation():
+            return BatchState.FAILED
+        if now < self.end_at:
+            return BatchState.IN_PROGRESS
+        if self.fate is Fate.EXPIRE:
+            return BatchState.EXPIRED
+        return BatchState.PARTIAL if self.fate is Fate.PARTIAL else BatchState.COMPLETED
+
+    def ended_at(self, now: datetime) -> datetime | None:
+        if not self.state_at(now).is_over:
+            return None
+        if self.cancelled_end is not None and self.cancelled_end < self.end_at:
+            return self.cancelled_end
+        return self.valid_at if self.failed_in_validation() else self.end_at
+
+    def failure(self) -> BatchFailure | None:
+        if self.missing_input:
+            return BatchFailure("invalid_file", "the input file does not exist")
+        return {
+            Fate.QUOTA: BatchFailure("token_limit_exceeded", "enqueued token limit", quota=True),
+            Fate.TRANSIENT: BatchFailure("not_visible_yet", "try again", transient=True),
+            Fate.INVALID: BatchFailure("invalid_request", "validation refused the file"),
+        }.get(self.fate)
+
+    def could_bill(self, row: str, now: datetime) -> bool:
+        """Whether that record was billed by it, or still could be."""
+        if not self.state_at(now).is_over:
+            return row in self.rows
+        return row in self.processed_by(now)
+
+
+@dataclass
+class Habits:
+    """How a server behaves: seconds, and probabilities of what becomes of a batch.
+
+    Attributes:
+        validate_s, work_s: how long these take, at most.
+        list_lag_s: how late listings show a new batch, at most.
+        replay_s: how long a client token finds its batch; 0 = tokens mean nothing.
+        fates: what becomes of batches, with weights.
+        error_share: the share of records that get an error for an answer.
+    """
+
+    validate_s: float = 10.0
+    work_s: float = 300.0
+    cancel_s: float = 20.0
+    list_lag_s: float = 0.0
+    replay_s: float = 0.0
+    fates: tuple[tuple[Fate, float], ...] = ((Fate.COMPLETE, 1.0),)
+    error_share: float = 0.0
+    vanish_share: float = 0.0
+    page_size: int = 100
+    echoes: bool = True
+
+
+class ProviderServer:
+    """One account's server.
+
+    Attributes:
+        outage: calls get no answer, and nothing reaches the server.
+        locked_out: every call is told that its credentials are rejected.
+        violations: what must never happen, as it was seen at the moment of a commit.
+        excused: the same where the list lag passed the settle time; they must be reported.
+    """
+
+    def __init__(
+        self, account: str, habits: Habits | None = None, *, seed: int = 0, settle_s: float = 0.0
+    ) -> None:
+        self.account = account
+        self.habits = habits or Habits()
+        self.outage = False
+        self.locked_out = False
+        self.files: dict[str, StoredFile] = {}
+        self.batches: dict[str, StoredBatch] = {}
+        self.violations: list[str] = []
+        self.excused: list[str] = []
+        self.calls: dict[str, int] = {}
+        self.tokens: dict[str, tuple[str, datetime, str]] = {}
+        self._random = random.Random(seed)
+        self._settle_s = settle_s
+        self._serial = 0
+
+    # ---- files
+
+    def upload(self, data: bytes, now: datetime, hint: str = "") -> str:
+        self._serial += 1
+        ref = f"file-{self.account}-{self._serial}{hint}"
+        self.files[ref] = StoredFile(data, now)
+        return ref
+
+    def store_at(self, ref: str, data: bytes, now: datetime) -> str:
+        """An upload to a place that the client chose, as on S3."""
+        self.files[ref] = StoredFile(data, now)
+        return ref
+
+    def has_file(self, ref: str) -> bool:
+        return ref in self.files and self.files[ref].deleted_at is None
+
+    def delete_file(self, ref: str, now: datetime) -> None:
+        if self.has_file(ref):
+            self.files[ref].deleted_at = now
+
+    # ---- batches
+
+    def commit(
+        self,
+        request: Mapping[str, Any],
+        submission: SubmissionID | None,
+        input_ref: str,
+        now: datetime,
+        *,
+        token: str = "",
+        fate: Fate | None = None,
+    ) -> StoredBatch | None:
+        """Accept a create request; a token replays. None = the token is of another request."""
+        canonical = json.dumps(request, sort_keys=True, default=str)
+        if token and self.habits.replay_s:
+            known = self.tokens.get(token)
+            if known and now - known[1] < timedelta(seconds=self.habits.replay_s):
+                return self.batches[known[0]] if known[2] == canonical else None
+        batch = self._make(request, submission, input_ref, now, fate)
+        self._judge(batch, now)
+        self.batches[batch.id] = batch
+        if token:
+            self.tokens[token] = (batch.id, now, canonical)
+        return batch
+
+    def _make(
+        self,
+        request: Mapping[str, Any],
+        submission: SubmissionID | None,
+        input_ref: str,
+        now: datetime,
+        fate: Fate | None,
+    ) -> StoredBatch:
+        rnd, habits = self._random, self.habits
+        self._serial += 1
+        valid_at = now + _s(habits.validate_s * (0.1 + 0.9 * rnd.random()))
+        end_at = valid_at + _s(habits.work_s * (0.1 + 0.9 * rnd.random()))
+        lines = self._lines(input_ref)
+        rows = list(lines)
+        rnd.shuffle(rows)
+        weights = [weight for _, weight in habits.fates]
+        drawn = fate or rnd.choices([f for f, _ in habits.fates], weights)[0]
+        return StoredBatch(
+            id=f"batch-{self.account}-{self._serial}",
+            request=dict(request),
+            submission=submission,
+            input_ref=input_ref,
+            committed_at=now,
+            visible_at=now + _s(habits.list_lag_s * rnd.random()),
+            fate=drawn,
+            valid_at=valid_at,
+            end_at=end_at,
+            rows=tuple(rows),
+            contents=lines,
+            error_rows=frozenset(r for r in rows if rnd.random() < habits.error_share),
+            stop_share=rnd.random(),
+            expiry_lines=rnd.random() < 0.5,
+            files_gone=drawn is Fate.LOST,
+            missing_input=not self.has_file(input_ref),
+            vanishes_at=end_at + _s(5) if rnd.random() < habits.vanish_share else None,
+        )
+
+    def _lines(self, input_ref: str) -> dict[str, str]:
+        if not self.has_file(input_ref):
+            return {}
+        found = {}
+        for line in self.files[input_ref].data.splitlines():
+            record = json.loads(line)
+            found[record["custom_id"]] = record_content(record)
+        return found
+
+    def _judge(self, new: StoredBatch, now: datetime) -> None:
+        """Note a submission that was accepted twice, and records that could be billed twice."""
+        mine = new.submission
+        if mine is None:
+            return
+        for old in self.batches.values():
+            theirs = old.submission
+            if theirs is None or theirs.tag != mine.tag:
+                continue
+            same = (theirs.shard, theirs.ordinal) == (mine.shard, mine.ordinal)
+            # A batch that listings hid for longer than the settle time could not be known.
+            late = old.visible_at - old.committed_at > _s(self._settle_s)
+            notes = self.excused if late and not same else self.violations
+            if same:
+                notes.append(f"{mine} was accepted twice: {old.id} and {new.id}")
+            twice = [r for r in new.rows if old.could_bill(r, now)]
+            if twice:
+                notes.append(
+                    f"records {sorted(twice)[:5]} of {mine.tag} went out in {new.id} "
+                    f"({mine.shard}/{mine.ordinal}) while {old.id} "
+                    f"({theirs.shard}/{theirs.ordinal}, {old.state_at(now).value}) could bill them"
+                )
+
+    def cancel(self, batch: StoredBatch, now: datetime) -> bool:
+        """Ask for its end; False when it is over already."""
+        if batch.state_at(now).is_over:
+            return False
+        if not batch.cancels:
+            batch.cancelled_end = now + _s(self.habits.cancel_s * self._random.random())
+        batch.cancels.append(now)
+        return True
+
+    def listed(self, now: datetime) -> list[StoredBatch]:
+        """What a listing shows, newest first."""
+        shown = [b for b in self.batches.values() if b.visible_at <= now]
+        shown = [b for b in shown if b.vanishes_at is None or b.vanishes_at > now]
+        return sorted(shown, key=lambda b: (b.committed_at, b.id), reverse=True)
+
+    def lookup(self, batch_id: str, now: datetime) -> StoredBatch | None:
+        found = self.batches.get(batch_id)
+        if found is None or (found.vanishes_at is not None and found.vanishes_at <= now):
+            return None
+        return found
+
+    def accepted(self) -> dict[tuple[str, int, int], list[StoredBatch]]:
+        """Accepted submissions by (tag, shard, ordinal)."""
+        found: dict[tuple[str, int, int], list[StoredBatch]] = {}
+        for batch in self.batches.values():
+            if batch.submission is not None:
+                named = batch.submission
+                found.setdefault((named.tag, named.shard, named.ordinal), []).append(batch)
+        return found
+
+    def bills(self, now: datetime) -> dict[tuple[str, str], list[StoredBatch]]:
+        """The batches that billed a record, by (tag, record id)."""
+        found: dict[tuple[str, str], list[StoredBatch]] = {}
+        for batch in self.batches.values():
+            if batch.submission is None:
+                continue
+            for row in batch.processed_by(now):
+                found.setdefault((batch.submission.tag, row), []).append(batch)
+        return found
+
+    # ---- results
+
+    def result_lines(self, batch: StoredBatch, now: datetime) -> Iterator[bytes]:
+        """The lines of its result files, in no order."""
+        processed = batch.processed_by(now)
+        for row in processed:
+            yield _line(row, _answer(batch, row), failed=row in batch.error_rows)
+        if batch.expiry_lines and not batch.failed_in_validation():
+            done = set(processed)
+            for row in batch.rows:
+                if row not in done:
+                    yield json.dumps({"custom_id": row, "unbilled": True}).encode() + b"\n"
+
+
+def record_content(record: Mapping[str, Any]) -> str:
+    """What a record asks, for telling answers apart."""
+    messages = record.get("body", {}).get("messages") or [{}]
+    return str(messages[-1].get("content", ""))
+
+
+def _answer(batch: StoredBatch, row: str) -> str:
+    return f"answer of {batch.id} to {batch.contents[row]}"
+
+
+def _line(row: str, text: str, *, failed: bool) -> bytes:
+    body: dict[str, Any] = (
+        {"error": {"message": "refused by the model", "code": "content_policy"}}
+        if failed
+        else {
+            "choices": [{"message": {"role": "assistant", "content": text}}],
+            "usage": {"prompt_tokens": 7, "completion_tokens": 3},
+        }
+    )
+    line = {"custom_id": row, "response": {"status_code": 400 if failed else 200, "body": body}}
+    return json.dumps(line).encode() + b"\n"
+
+
+def _s(seconds: float) -> timedelta:
+    return timedelta(seconds=seconds)
