@@ -93,7 +93,7 @@ def test_the_build_copies_only_what_its_context_lets_in() -> None:
 def test_the_image_has_the_oldest_python_that_the_project_supports_and_is_tested_on() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     default = re.search(
-        r"^ARG PYTHON_IMAGE=python:([\d.]+)-slim$", (ROOT / "Dockerfile").read_text(), re.M
+        r"^ARG PYTHON_IMAGE=python:([\d.]+)-slim$", (ROOT / "Dockerfile").read_text(), re.MULTILINE
     )
     assert default is not None
     assert project["requires-python"] == f">={default.group(1)}"
