@@ -242,15 +242,12 @@ class SelectorRequirement:
 
     def matches(self, labels: Mapping[str, str]) -> bool:
         """Whether labels meet it; as in Kubernetes, NotIn is met by an absent label."""
-        match self.operator:
-            case SelectorOperator.IN:
-                return labels.get(self.key) in self.values
-            case SelectorOperator.NOT_IN:
-                return labels.get(self.key) not in self.values
-            case SelectorOperator.EXISTS:
-                return self.key in labels
-            case SelectorOperator.DOES_NOT_EXIST:
-                return self.key not in labels
+        value = labels.get(self.key)
+        if self.operator is SelectorOperator.IN:
+            return value in self.values
+        if self.operator is SelectorOperator.NOT_IN:
+            return value not in self.values
+        return (value is not None) == (self.operator is SelectorOperator.EXISTS)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,214 @@
+"""Jobs as the model reads them."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from batchinference.errors import InvalidObject
+from batchinference.model.codec import decode, encode
+from batchinference.model.job import (
+    BILLABLE,
+    MANAGED_BY,
+    DesiredState,
+    JobSpec,
+    JSONSchema,
+    Parameters,
+    ResponseFormat,
+    S3Input,
+    not_implemented_fields,
+    parse_job,
+    parse_spec,
+)
+from batchinference.model.metadata import parse_metadata
+from batchinference.model.provider import BedrockProvider, OpenAIProvider, ProviderSpec
+
+OPENAI = ProviderSpec(open_ai=OpenAIProvider())
+BEDROCK = ProviderSpec(bedrock=BedrockProvider("us-east-1", "arn:aws:iam::123456789012:role/r"))
+
+
+def spec(**members: Any) -> dict[str, Any]:
+    minimal = {
+        "providerRef": {"name": "openai"},
+        "model": "gpt-4.1-mini",
+        "operation": "ChatCompletions",
+        "input": {"inline": "{}"},
+        "output": {"configMap": {"name": "out"}},
+    }
+    return minimal | members
+
+
+free_json = st.dictionaries(st.text(), st.recursive(st.integers() | st.text(), st.lists))
+
+
+def every_field(kind: type, **strategies: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    """Values of a dataclass with the optional fields drawn too, which `builds` leaves alone."""
+    return st.builds(kind, **({f.name: ... for f in fields(kind)} | strategies))
+
+
+job_specs = every_field(
+    JobSpec,
+    parameters=every_field(
+        Parameters,
+        response_format=st.none()
+        | every_field(ResponseFormat, json_schema=every_field(JSONSchema, schema=free_json)),
+        extra=free_json,
+    ),
+)
+
+
+@given(job_specs)
+def test_every_spec_survives_the_codec(given_spec: JobSpec) -> None:
+    assert decode(JobSpec, encode(given_spec), "spec") == given_spec
+
+
+def test_a_job_is_read_with_its_metadata_spec_and_status() -> None:
+    job = parse_job(
+        {
+            "metadata": {
+                "name": "triage",
+                "namespace": "ml",
+                "uid": "u",
+                "generation": 2,
+                "resourceVersion": "7",
+                "creationTimestamp": "2026-01-01T00:00:00Z",
+                "finalizers": ["batchinference.dev/cancel"],
+                "annotations": {"a": "b"},
+                "managedFields": [],
+                "labels": {"x": "y"},
+            },
+            "spec": spec(suspend=True, desiredState="Cancelled"),
+            "status": {"state": "Queued"},
+        }
+    )
+    assert job.metadata.creation_time == datetime(2026, 1, 1, tzinfo=UTC)
+    assert job.metadata.finalizers == ("batchinference.dev/cancel",)
+    assert (job.metadata.name, job.metadata.namespace, job.metadata.generation) == (
+        "triage",
+        "ml",
+        2,
+    )
+    assert not job.metadata.is_being_deleted
+    assert job.spec.suspend
+    assert job.spec.desired_state is DesiredState.CANCELLED
+    assert job.status == {"state": "Queued"}
+
+
+def test_an_object_being_deleted_says_so() -> None:
+    metadata = parse_metadata({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}})
+    assert metadata.is_being_deleted
+
+
+def test_a_manifest_without_status_or_metadata_is_read_too() -> None:
+    job = parse_job({"spec": spec(), "status": None})
+    assert (job.metadata.name, job.status) == ("", {})
+
+
+def test_a_member_of_a_newer_crd_is_ignored_unless_it_is_to_be_checked() -> None:
+    manifest = {"spec": spec(newer=1)}
+    assert parse_job(manifest).spec == parse_spec(spec())
+    with pytest.raises(InvalidObject, match=r"spec\.newer: is not a known field"):
+        parse_job(manifest, ignore_unknown=False)
+
+
+@pytest.mark.parametrize(
+    ("members", "path"),
+    [
+        ({"input": {}}, "spec.input"),
+        ({"input": {"inline": "{}", "s3": {"uri": "s3://b/k"}}}, "spec.input"),
+        ({"input": {"inline": "{}", "configMapKeyRef": {"name": "a", "key": "b"}}}, "spec.input"),
+        ({"output": {}}, "spec.output"),
+        ({"output": {"configMap": {"name": "o"}, "s3": {"uri": "s3://b/p/"}}}, "spec.output"),
+    ],
+)
+def test_unions_must_have_one_member(members: dict[str, Any], path: str) -> None:
+    with pytest.raises(InvalidObject, match="must have exactly one of") as caught:
+        parse_spec(spec(**members))
+    assert caught.value.path == path
+
+
+def test_the_billable_part_holds_the_billable_fields_without_defaults() -> None:
+    full = parse_spec(
+        spec(
+            runID="7",
+            parameters={"temperature": "0"},
+            promptTemplate={"prompt": "{{ text }}", "missingField": "Fail"},
+            suspend=True,
+            priority=5,
+        )
+    )
+    billable = full.billable()
+    assert list(billable) == [name for name in encode(full) if name in BILLABLE]
+    assert set(billable) == set(BILLABLE)
+    assert billable["providerRef"] == {"name": "openai"}
+    assert billable["promptTemplate"] == {"prompt": "{{ text }}"}
+
+
+@pytest.mark.parametrize(
+    ("managed_by", "elsewhere"), [("", False), (MANAGED_BY, False), ("example.com/queue", True)]
+)
+def test_a_job_that_names_another_controller_is_managed_elsewhere(
+    managed_by: str, elsewhere: bool
+) -> None:
+    assert parse_spec(spec(managedBy=managed_by)).is_managed_elsewhere is elsewhere
+
+
+def test_an_input_that_ends_in_a_slash_is_a_prefix() -> None:
+    assert S3Input("s3://b/p/").is_prefix
+    assert not S3Input("s3://b/p").is_prefix
+
+
+@pytest.mark.parametrize(
+    ("members", "provider", "want"),
+    [
+        ({}, OPENAI, ()),
+        ({}, None, ()),
+        ({"operation": "Embeddings"}, OPENAI, ()),
+        ({"operation": "Embeddings"}, None, ()),
+        ({"operation": "Embeddings"}, BEDROCK, ("spec.operation",)),
+        ({"operation": "Completions"}, OPENAI, ("spec.operation",)),
+        ({"operation": "Responses"}, OPENAI, ("spec.operation",)),
+        ({"input": {"s3": {"uri": "s3://b/k.jsonl"}}}, OPENAI, ()),
+        ({"input": {"s3": {"uri": "s3://b/p/"}}}, BEDROCK, ()),
+        ({"input": {"s3": {"uri": "s3://b/k.CSV"}}}, OPENAI, ("spec.input.s3.uri",)),
+        ({"input": {"s3": {"uri": "s3://b/k.parquet"}}}, OPENAI, ("spec.input.s3.uri",)),
+        ({"input": {"s3": {"uri": "s3://b/k.jsonl.gz"}}}, OPENAI, ("spec.input.s3.uri",)),
+        ({"input": {"s3": {"uri": "s3://b/k.jsonl.zst"}}}, OPENAI, ("spec.input.s3.uri",)),
+        ({"input": {"inline": "{}", "format": "JSONL"}}, OPENAI, ()),
+        ({"input": {"inline": "{}", "format": "CSV"}}, OPENAI, ("spec.input.format",)),
+        ({"promptTemplate": {"prompt": "p"}}, OPENAI, ("spec.promptTemplate",)),
+        (
+            {"output": {"s3": {"uri": "s3://b/"}, "format": "Parquet"}},
+            OPENAI,
+            ("spec.output.format",),
+        ),
+        ({"outputPolicy": "Replace"}, OPENAI, ("spec.outputPolicy",)),
+        ({"activeDeadlineSeconds": 60}, OPENAI, ("spec.activeDeadlineSeconds",)),
+        ({"budget": {"maxCost": "1"}}, OPENAI, ("spec.budget",)),
+        ({"ttlSecondsAfterFinished": 0}, OPENAI, ("spec.ttlSecondsAfterFinished",)),
+        (
+            {
+                "suspend": True,
+                "desiredState": "Cancelled",
+                "deletionPolicy": "Orphan",
+                "successPolicy": {"maxFailedPercent": 1},
+                "retryPolicy": {"maxAttempts": 1},
+                "priority": 3,
+                "managedBy": "example.com/queue",
+                "runID": "1",
+                "parameters": {"extra": {"seed": 1}},
+            },
+            OPENAI,
+            (),
+        ),
+    ],
+)
+def test_what_this_version_cannot_act_on_is_named(
+    members: dict[str, Any], provider: ProviderSpec | None, want: tuple[str, ...]
+) -> None:
+    assert not_implemented_fields(parse_spec(spec(**members)), provider) == want
