@@ -42,6 +42,7 @@ class Job:
     doom: Rule | None = None
     status: str = "Submitted"
     message: str | None = None
+    records: int = 0  # lines of the input, known once validation has read them
     total: int = 0
     success: int = 0
     errors: int = 0
@@ -282,6 +283,7 @@ class Jobs:
             )
         )
         assert isinstance(checked, CheckedBedrock)
+        job.records = checked.records
         if await self._ended_early(job):
             return
         if checked.message is not None or job.doom is not None:

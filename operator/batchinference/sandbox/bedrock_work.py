@@ -51,19 +51,19 @@ def check(task: CheckBedrock) -> CheckedBedrock:
         records += in_file
     if total_bytes > task.max_job_bytes:
         return CheckedBedrock(
-            0,
+            records,
             f"Batch job: {task.job_arn} has {total_bytes} bytes of input, more than the allowed "
             f"maximum of: {task.max_job_bytes}",
         )
     if records < task.min_records:
         return CheckedBedrock(
-            0,
+            records,
             f"Batch job: {task.job_arn} contains less records ({records}) than the required "
             f"minimum of: {task.min_records}",
         )
     if records > task.max_records:
         return CheckedBedrock(
-            0,
+            records,
             f"Batch job: {task.job_arn} contains more records ({records}) than the allowed "
             f"maximum of: {task.max_records}",
         )

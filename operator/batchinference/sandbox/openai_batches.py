@@ -39,6 +39,7 @@ class Batch:
     doom: Rule | None = None  # a fault that makes it fail
     status: str = "validating"
     model: str | None = None
+    records: int = 0  # lines of the input, known once validation has read them
     total: int = 0
     completed: int = 0
     failed: int = 0
@@ -232,7 +233,7 @@ class Batches:
             CheckOpenAI(str(source.path), batch.endpoint, settings.max_requests)
         )
         assert isinstance(checked, CheckedOpenAI)
-        batch.model = checked.model
+        batch.model, batch.records = checked.model, checked.records
         if checked.problems:
             return checked.problems
         if batch.doom is not None:

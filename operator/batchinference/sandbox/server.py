@@ -96,13 +96,15 @@ class Server:
         self.url = f"http://{host}:{port}"
 
     def _start_s3(self) -> None:
-        self._s3 = subprocess.Popen(
-            [sys.executable, "-m", "batchinference.sandbox.s3"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,  # moto's chatter
-            text=True,
-        )
+        log = self._folder / "s3.log"
+        with log.open("w", encoding="utf-8") as chatter:
+            self._s3 = subprocess.Popen(
+                [sys.executable, "-m", "batchinference.sandbox.s3"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=chatter,
+                text=True,
+            )
         assert self._s3.stdin is not None
         assert self._s3.stdout is not None
         options = {
@@ -114,10 +116,11 @@ class Server:
         self._s3.stdin.flush()
         answer = self._s3.stdout.readline()
         if not answer:
-            raise RuntimeError(
-                f"S3 did not start on port {self.options.s3_port} (exit code {self._s3.wait()}); "
-                "is the port free and moto installed (extra `sandbox`)?"
-            )
+            self._s3.wait()
+            reason = (log.read_text(encoding="utf-8").strip().splitlines() or ["no reason given"])[
+                -1
+            ]
+            raise RuntimeError(f"S3 did not start on port {self.options.s3_port}: {reason}")
         self.s3_url = f"http://127.0.0.1:{json.loads(answer)['port']}"
 
     def describe(self) -> dict[str, Any]:
