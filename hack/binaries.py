@@ -35,6 +35,7 @@ ETCD_VERSION = "3.6.16"
 
 _HERE = Path(__file__).resolve().parent
 _PROGRESS_EVERY_S = 10.0
+_LOCK_POLL_S = 0.2
 _KUBERNETES_PROGRAMS = ("kube-apiserver", "kube-controller-manager", "kubectl")
 PROGRAMS = ("etcd", *_KUBERNETES_PROGRAMS)
 
@@ -89,13 +90,15 @@ def ensure(environ: Mapping[str, str] = os.environ) -> Binaries:
     if missing := [name for name in PROGRAMS if name not in found]:
         cache.mkdir(parents=True, exist_ok=True)
         with _locked(cache / ".lock"):
+            for abandoned in cache.glob(".*-*"):  # by a process that was killed
+                shutil.rmtree(abandoned)
             # Another process may have brought them while this one waited for the lock.
             found |= _from_cache(cache, missing)
             if missing := [name for name in PROGRAMS if name not in found]:
                 found |= _download(cache, missing)
             for name in PROGRAMS:
                 if name not in found:
-                    found[name] = _build(cache, name)
+                    found[name] = _build(cache, name, environ)
     return Binaries(
         etcd=found["etcd"],
         kube_apiserver=found["kube-apiserver"],
@@ -146,14 +149,14 @@ def _download(cache: Path, names: list[str]) -> dict[str, Path]:
         found = downloads.fetch(names, cache, say)
     except downloads.Unreachable as fault:
         say(f"official binaries not available ({fault})")
-        return {}
+        return _from_cache(cache, names)  # some may have come before the fault
     if found:
         say(f"{', '.join(found)}: official binaries, checksums verified, kept in {cache}")
     return found
 
 
-def _build(cache: Path, name: str) -> Path:
-    go = shutil.which("go")
+def _build(cache: Path, name: str, environ: Mapping[str, str]) -> Path:
+    go = shutil.which("go", path=environ.get("PATH"))
     if go is None:
         raise BinaryUnavailable(
             f"{name} is neither in KUBEBUILDER_ASSETS nor in {cache}, the official binaries could "
@@ -175,7 +178,7 @@ def _build(cache: Path, name: str) -> Path:
         # -v names each package as it is compiled: that is the progress.
         command = [go, "build", "-v", "-mod=readonly", "-buildvcs=false", "-trimpath"]
         command += ["-ldflags", flags, "-o", str(target), package]
-        environ = {**os.environ, "CGO_ENABLED": "0", "GOFLAGS": "", "GOWORK": "off"}
+        environ = {**environ, "CGO_ENABLED": "0", "GOFLAGS": "", "GOWORK": "off"}
         tail = _run_showing_progress(name, command, _HERE / module, environ)
         if tail is not None:
             raise BinaryUnavailable(
@@ -234,13 +237,15 @@ def _minor(program: Path) -> str:
 def _locked(path: Path) -> Iterator[None]:
     """Hold a lock that the kernel releases when this process ends, however it ends."""
     with path.open("w") as lock:
-        started = time.monotonic()
+        started = speaks = time.monotonic()
         while True:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
-                elapsed = time.monotonic() - started
-                say(f"another process is bringing the programs; waiting, {elapsed:.0f} s")
-                time.sleep(_PROGRESS_EVERY_S / 2)
+                if time.monotonic() >= speaks:
+                    elapsed = speaks - started
+                    say(f"another process is bringing the programs; waiting, {elapsed:.0f} s")
+                    speaks += _PROGRESS_EVERY_S
+                time.sleep(_LOCK_POLL_S)
         yield

@@ -106,6 +106,9 @@ class Configuration:
             f"--root-ca-file={self.ca_file}",
             "--use-service-account-credentials",
             "--leader-elect=false",
+            # The usual limits make the dozens of controllers wait seconds for their credentials.
+            "--kube-api-qps=200",
+            "--kube-api-burst=400",
             "--bind-address=127.0.0.1",
             f"--secure-port={self._ports['manager']}",
             f"--cert-dir={self._certificates}",

@@ -34,6 +34,7 @@ from typing import Self
 
 from binaries import KUBERNETES_VERSION, Binaries, BinaryUnavailable, ensure, say
 from configuration import Configuration
+from downloads import ChecksumMismatch
 from processes import Program, StartFailed
 
 _READY_TIMEOUT_S = 120.0
@@ -329,7 +330,7 @@ def main() -> None:
             print(json.dumps(paths, indent=2))
         else:
             _run_until_interrupted(binaries, arguments.emulated_version)
-    except (BinaryUnavailable, StartFailed) as fault:
+    except (BinaryUnavailable, ChecksumMismatch, StartFailed) as fault:
         sys.exit(f"[control-plane] {fault}")
 
 
