@@ -13,6 +13,7 @@ from batchinference.core.backoff import backoff_s
 from batchinference.core.effects import StartTask
 from batchinference.core.notes import Notes
 from batchinference.core.outcomes import (
+    BatchMissing,
     BatchSeen,
     CancelAnswered,
     EffectFailed,
@@ -91,6 +92,8 @@ def absorb(run: Run, notes: Notes, outcome: Outcome, setting: Setting) -> tuple[
             return _cancel_answered(run, notes, outcome, setting)
         case BatchSeen():
             return _batch_seen(run, notes, outcome.view, setting)
+        case BatchMissing():
+            return run, _batch_missing(notes, outcome, setting)
         case FinalizerSet():
             return run, notes.without_failure("finalizer")
         case EffectFailed():
@@ -395,10 +398,26 @@ def _batch_seen(run: Run, notes: Notes, view: BatchView, setting: Setting) -> tu
         shard = next((s for s in run.shards if s.last and s.last.batch_id == view.id), None)
         if shard is None:
             return run, notes
-    notes = notes.with_view(view)
+    notes = notes.with_view(view).without_failure(following(view.id))
     if not view.state.is_over or shard.state is not ShardState.SUBMITTED:
         return run, notes
     return run.with_shard(_ended(shard, view, setting)), notes
+
+
+def following(batch_id: str) -> str:
+    """The id under which trouble with following a batch is noted."""
+    return f"follow:{batch_id}"
+
+
+def _batch_missing(notes: Notes, outcome: BatchMissing, setting: Setting) -> Notes:
+    text = (
+        f"The provider says that batch {outcome.batch_id} does not exist. It may have been billed, "
+        "so its records are not sent again; it is asked for again from time to time. Check that "
+        "the credentials are of the account that submitted it"
+    )
+    fault = TaskFault(FaultKind.STALLED, Reason.BATCH_NOT_FOUND, text)
+    effect_id = following(outcome.batch_id)
+    return notes.with_failure(effect_id, fault, setting.now, setting.timing, setting.jitter)
 
 
 def _ended(shard: Shard, view: BatchView, setting: Setting) -> Shard:

@@ -177,8 +177,8 @@ def _release(draft: Draft) -> None:
     elif observed.now >= until:
         ids = ", ".join(s.last.batch_id or f"shard {s.index}" for s in waiting if s.last)
         text = f"Let the object go although these batches are not confirmed cancelled: {ids}"
-        draft.effects.append(Announce(Reason.CANCELLING, text, warning=True))
-        draft.want(SetFinalizer(present=False))
+        if draft.want(SetFinalizer(present=False)):
+            draft.effects.append(Announce(Reason.CANCELLING, text, warning=True))
     else:
         draft.wake(until)
 
@@ -215,7 +215,7 @@ def suspended(draft: Draft) -> bool:
         return False
     draft.held = True
     if run.phase in {RunPhase.ADMITTING, RunPhase.STAGING}:
-        if draft.notes.inflight:
+        if any(effect_id.startswith("task:") for effect_id in draft.notes.inflight):
             draft.effects.append(StopTasks())
         return True
     return False

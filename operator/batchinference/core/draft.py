@@ -69,6 +69,7 @@ class Draft:
     wakes: list[datetime] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     held: bool = False
+    blocked: bool = False
 
     @property
     def spec(self) -> JobSpec:
@@ -85,20 +86,22 @@ class Draft:
         self.wakes.append(at)
 
     def stall(self, reason: str, message: str, since: datetime | None = None) -> None:
-        """A person must act."""
+        """A person must act, and until then nothing new is submitted."""
+        self.blocked = True
         self.problems.append(Problem(reason, message, since or self.observed.now))
 
-    def want(self, effect: Effect) -> None:
+    def want(self, effect: Effect) -> bool:
         """Start the effect, unless it is under way or failed and has to wait."""
         if effect.id in self.notes.inflight:
-            return
+            return False
         failure = self.notes.failures.get(effect.id)
         if failure is not None:
-            self._note_failure(failure)
+            self.tell(failure)
             if self.observed.now < failure.retry_at:
                 self.wake(failure.retry_at)
-                return
+                return False
         self.effects.append(effect)
+        return True
 
     def provider_problem(self) -> bool:
         """Whether the provider can't be used for anything new; if so the draft says why."""
@@ -109,7 +112,8 @@ class Draft:
         self.wake(self.observed.now + timedelta(seconds=self.timing.reference_retry_s))
         return True
 
-    def _note_failure(self, failure: Failure) -> None:
+    def tell(self, failure: Failure) -> None:
+        """Say what failed, if a person must act on it."""
         if failure.fault.kind in {FaultKind.STALLED, FaultKind.PERMANENT}:
             pending = self.run.phase is RunPhase.ADMITTING
             fault = failure.fault

@@ -85,6 +85,13 @@ class BatchSeen:
 
 
 @dataclass(frozen=True, slots=True)
+class BatchMissing:
+    """The provider says that there is no batch of that id (protocol 6.4: no proof of anything)."""
+
+    batch_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class FinalizerSet:
     """The steering object has our finalizer now, or not any more."""
 
@@ -107,6 +114,7 @@ Outcome = (
     | InputDeleted
     | CancelAnswered
     | BatchSeen
+    | BatchMissing
     | FinalizerSet
     | EffectFailed
 )

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from batchinference.core.absorb import lose, reject
+from batchinference.core.absorb import following, lose, reject
 from batchinference.core.draft import Draft
 from batchinference.core.effects import DeleteInput, LookUp, StartTask, Submit
 from batchinference.core.keys import next_ordinal, submission_id
@@ -38,6 +38,8 @@ def submit_shards(draft: Draft) -> bool:
             shard = _unknown(draft, shard)
         if shard.state is ShardState.FENCING:
             shard = _fencing(draft, shard)
+        if shard.state is ShardState.SUBMITTED:
+            _submitted(draft, shard)
         if shard.state is ShardState.QUEUED:
             _queued(draft, shard)
         if draft.run.phase is not RunPhase.RUNNING:
@@ -136,6 +138,13 @@ def _fencing(draft: Draft, shard: Shard) -> Shard:
     return given_up
 
 
+def _submitted(draft: Draft, shard: Shard) -> None:
+    """At the provider: say so when the provider denies it; nothing else follows from that."""
+    failure = draft.notes.failures.get(following(shard.last.batch_id)) if shard.last else None
+    if failure is not None and failure.count > 1:
+        draft.stall(failure.fault.reason, failure.fault.message, failure.since)
+
+
 def _look_again(draft: Draft, ask: LookUp, at: datetime) -> None:
     if draft.observed.now >= at:
         draft.want(ask)
@@ -146,7 +155,12 @@ def _look_again(draft: Draft, ask: LookUp, at: datetime) -> None:
 def _queued(draft: Draft, shard: Shard) -> None:
     """Upload, claim, send - in this order, and only with a place from the account."""
     now = draft.observed.now
-    if draft.run.cancel is not None or draft.held or draft.problems:
+    if draft.run.cancel is not None or draft.held:
+        return
+    refused = draft.notes.failures.get(f"submit:{shard.index}")
+    if refused is not None:
+        draft.tell(refused)
+    if draft.blocked:
         return
     if shard.not_before is not None and now < shard.not_before:
         draft.wake(shard.not_before)

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 from batchinference.core.notes import Notes
 from batchinference.core.policy import CANCELLED
@@ -133,10 +134,10 @@ def is_stalled(scene: Scene) -> bool:
 # ---------------------------------------------------------------- conditions
 
 
-def previous_conditions(job: BatchInferenceJob) -> dict[str, Condition]:
-    """The conditions that the object's status holds; what can't be read is left out."""
+def conditions_in(status: Mapping[str, Any]) -> dict[str, Condition]:
+    """The conditions that a status holds, by type; what can't be read is left out."""
     found = {}
-    listed = job.status.get("conditions")
+    listed = status.get("conditions")
     for entry in listed if isinstance(listed, list) else []:
         try:
             condition = decode(Condition, entry, ignore_unknown=True)
@@ -147,7 +148,7 @@ def previous_conditions(job: BatchInferenceJob) -> dict[str, Condition]:
 
 
 def _conditions(scene: Scene, state: State) -> Iterable[Condition]:
-    before = previous_conditions(scene.job)
+    before = conditions_in(scene.job.status)
     for kind, (value, reason, message) in _facts(scene, state).items():
         fresh = Condition(
             type=kind,
@@ -292,7 +293,7 @@ def _submissions(run: Run) -> tuple[SubmissionView, ...]:
             state=(made.batch_state or made.state).value,
             batch_id=made.batch_id,
         )
-        for made, shard in sorted(newest, key=lambda p: (p[1].index, p[0].ordinal))
+        for made, shard in reversed(newest)
     )
 
 

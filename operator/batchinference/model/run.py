@@ -248,6 +248,8 @@ class Cursor:
         object_index, offset: the byte in the n-th object of the input where the next line starts.
         line: lines read of that object; row: rows numbered so far (bad ones included).
         bad: bad records so far.
+        fingerprint: of the input as this pass reads it; another one makes the pass start again.
+        native: the records so far are in the provider's own format.
     """
 
     object_index: int
@@ -255,6 +257,8 @@ class Cursor:
     line: int
     row: int
     bad: int
+    fingerprint: str = ""
+    native: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,7 +267,9 @@ class Staged:
 
     Attributes:
         rows: records of the input, bad ones included; bad: those that are never sent.
+        size, tokens: of the encoded shards; tokens are an estimate.
         first_bad: the first ten bad ones.
+        native: the records are in the provider's own format (Bedrock's `modelInput`).
     """
 
     rows: int
@@ -271,6 +277,7 @@ class Staged:
     size: int
     tokens: int
     first_bad: tuple[BadRecord, ...] = ()
+    native: bool = False
 
 
 class CancelWhy(StrEnum):

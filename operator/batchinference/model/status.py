@@ -89,6 +89,7 @@ class Reason:
     SPEC_CHANGED = "SpecChanged"
     ACCOUNT_CHANGED = "AccountChanged"
     OUTCOME_UNKNOWN = "OutcomeUnknown"
+    BATCH_NOT_FOUND = "BatchNotFound"
     DUPLICATE_SUBMISSION = "DuplicateSubmission"
     JOURNAL_LOST = "JournalLost"
     JOURNAL_TOO_LARGE = "JournalTooLarge"

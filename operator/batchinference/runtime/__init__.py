@@ -1,0 +1,1 @@
+"""The loop: store, keyed queue, reconciler, effects, accounts, status writer."""

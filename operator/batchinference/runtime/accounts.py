@@ -1,0 +1,300 @@
+"""One actor per account: who gets a place, and what became of the batches.
+
+Polling is list-based: pages newest first down to the oldest live batch, so that calls grow with
+pages and not with jobs; a batch that a listing does not show is fetched by id before anything is
+believed. Places are given by `core.admission` from everybody's demand.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from batchinference.clock import Clock, Randomness
+from batchinference.core.admission import Demand, admit
+from batchinference.core.backoff import backoff_s
+from batchinference.core.outcomes import BatchMissing, BatchSeen, Outcome
+from batchinference.errors import Fault
+from batchinference.model.batch import BatchView
+from batchinference.model.run import RunPhase, Shard, ShardState, Submission, SubmissionState
+from batchinference.model.status import Reason
+from batchinference.ports import Metrics
+from batchinference.runtime.clients import Clients, Connected
+from batchinference.runtime.entry import Entry
+from batchinference.runtime.providers import Numbers
+from batchinference.runtime.settings import RuntimeSettings
+
+logger = logging.getLogger(__name__)
+
+_MARGIN = timedelta(minutes=10)
+"""How far a provider's clock may be off ours."""
+
+_MOST_PAGES = 500
+"""Pages of one listing: half a million batches."""
+
+Deliver = Callable[[str, Outcome], None]
+"""Hand an outcome to a run and have it looked at."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Live:
+    """A batch that is followed."""
+
+    entry: Entry
+    submission: Submission
+
+
+@dataclass(slots=True)
+class Account:
+    """One account's actor.
+
+    Attributes:
+        granted: shards with a place whose claim is not written yet, as (run key, shard).
+        failures: polls in a row that failed.
+    """
+
+    id: str
+    granted: set[tuple[str, int]] = field(default_factory=set)
+    failures: int = 0
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+    due: asyncio.Event = field(default_factory=asyncio.Event)
+    tasks: list[asyncio.Task[None]] = field(default_factory=list)
+
+
+class Accounts:
+    """All accounts. Reads the entries, tells runs what it found, and gives places."""
+
+    def __init__(
+        self,
+        entries: Mapping[str, Entry],
+        clients: Clients,
+        deliver: Deliver,
+        look: Callable[[str], None],
+        clock: Clock,
+        randomness: Randomness,
+        settings: RuntimeSettings,
+        metrics: Metrics,
+    ) -> None:
+        self._entries = entries
+        self._clients = clients
+        self._deliver = deliver
+        self._look = look
+        self._clock = clock
+        self._randomness = randomness
+        self._settings = settings
+        self._metrics = metrics
+        self._accounts: dict[str, Account] = {}
+
+    def granted(self, account: str, run_key: str) -> frozenset[int]:
+        """The shards of a run that may go now."""
+        found = self._accounts.get(account)
+        places = found.granted if found else ()
+        return frozenset(shard for key, shard in places if key == run_key)
+
+    def changed(self, account: str) -> None:
+        """A run of the account has other shards in flight, or asking, than before."""
+        found = self._accounts.get(account)
+        if found is None:
+            found = self._accounts[account] = Account(account)
+            found.tasks = [
+                asyncio.create_task(self._give_places(found), name=f"places {account}"),
+                asyncio.create_task(self._poll(found), name=f"poll {account}"),
+            ]
+        found.changed.set()
+
+    def poll_now(self, account: str) -> None:
+        """Do not wait for the next poll."""
+        found = self._accounts.get(account)
+        if found is not None:
+            found.due.set()
+
+    async def close(self) -> None:
+        """End all actors."""
+        tasks = [t for a in self._accounts.values() for t in a.tasks]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    # ---------------------------------------------------------------- places
+
+    async def _give_places(self, account: Account) -> None:
+        while True:
+            wait = self._place(account)
+            try:
+                async with asyncio.timeout(wait):
+                    await account.changed.wait()
+            except TimeoutError:
+                pass
+            account.changed.clear()
+
+    def _place(self, account: Account) -> float | None:
+        """Give what places there are; returns the seconds until a put-back shard may go."""
+        now = self._clock.now()
+        waiting, placed = self._demand(account)
+        asking = {(d.run_key, d.shard) for d in waiting}
+        account.granted &= asking
+        uploads = [d for d in waiting if (d.run_key, d.shard) in account.granted]
+        room = min((d.limits.max_concurrent_uploads for d in waiting), default=0) - len(uploads)
+        fresh = [d for d in waiting if (d.run_key, d.shard) not in account.granted]
+        if fresh and room > 0:
+            allowed = admit(fresh, [*placed, *uploads], now)
+            chosen = [d for d in fresh if (d.run_key, d.shard) in allowed]
+            chosen.sort(key=lambda d: (-d.priority, d.since, d.run_key, d.shard))
+            for demand in chosen[:room]:
+                account.granted.add((demand.run_key, demand.shard))
+                self._look(demand.run_key)
+        later = [d.not_before for d in waiting if d.not_before is not None and d.not_before > now]
+        return (min(later) - now).total_seconds() if later else None
+
+    def _demand(self, account: Account) -> tuple[list[Demand], list[Demand]]:
+        waiting: list[Demand] = []
+        placed: list[Demand] = []
+        for entry in self._of(account.id):
+            if entry.run is None or entry.run.phase is not RunPhase.RUNNING:
+                continue
+            for shard in entry.run.shards:
+                if shard.state is ShardState.QUEUED and entry.run.cancel is None:
+                    if not (entry.spec and entry.spec.suspend):
+                        waiting.append(_demand(entry, shard))
+                elif shard.state.is_live:
+                    placed.append(_demand(entry, shard))
+        return waiting, placed
+
+    def numbers(self, account: str) -> Numbers:
+        """What the account has under way."""
+        found = self._accounts.get(account)
+        if found is None:
+            return Numbers()
+        waiting, placed = self._demand(found)
+        return Numbers(len(placed), len(waiting), sum(d.tokens for d in placed))
+
+    def _of(self, account: str) -> Iterable[Entry]:
+        return [e for e in self._entries.values() if e.run and e.run.provider.account == account]
+
+    # ---------------------------------------------------------------- following
+
+    async def _poll(self, account: Account) -> None:
+        while True:
+            live = self._live(account)
+            wait = self._settings.poll_s
+            if live:
+                try:
+                    await self._poll_once(live)
+                    account.failures = 0
+                except Fault as fault:
+                    account.failures += 1
+                    most = self._settings.retry_most_s
+                    jitter = self._randomness.random()
+                    wait = max(wait, backoff_s(account.failures, wait, most, jitter))
+                    logger.warning(
+                        "Account %s can't be asked: %s: %s", account.id, fault.reason, fault.message
+                    )
+                self._metrics.gauge("live_batches", len(live), account=account.id)
+            account.due.clear()
+            try:
+                async with asyncio.timeout(wait):
+                    await account.due.wait()
+            except TimeoutError:
+                continue
+
+    def _live(self, account: Account) -> list[_Live]:
+        found = []
+        for entry in self._of(account.id):
+            assert entry.run is not None
+            for shard in entry.run.shards:
+                last = shard.last
+                if shard.state is ShardState.SUBMITTED and last is not None:
+                    found.append(_Live(entry, last))
+        return found
+
+    async def _poll_once(self, live: list[_Live]) -> None:
+        groups: dict[str, tuple[Connected, list[_Live]]] = {}
+        for one in live:
+            assert one.entry.run is not None
+            try:
+                connected = await self._clients.of_run(one.entry.run.provider)
+            except Fault as fault:
+                logger.warning("Run %s can't be followed: %s", one.entry.key, fault.message)
+                continue
+            groups.setdefault(connected.key, (connected, []))[1].append(one)
+        for connected, group in groups.values():
+            try:
+                await self._poll_group(connected, group)
+            except Fault as fault:
+                if fault.reason == Reason.CREDENTIALS_REJECTED:
+                    pin = group[0].entry.run.provider if group[0].entry.run else None
+                    if pin is not None:
+                        self._clients.reject(pin.secrets_namespace, pin.settings)
+                raise
+
+    async def _poll_group(self, connected: Connected, group: list[_Live]) -> None:
+        wanted = {one.submission.batch_id: one.entry for one in group}
+        seen: set[str] = set()
+        if len(group) > self._settings.poll_gets or any(_has_fenced(o.entry) for o in group):
+            oldest = min(o.submission.accepted_at or o.submission.claimed_at for o in group)
+            async for view in self.listing(connected, oldest - _MARGIN):
+                entry = wanted.get(view.id) or self._named(view)
+                if entry is not None:
+                    self._saw(entry, view)
+                    seen.add(view.id)
+        for batch_id, entry in wanted.items():
+            if batch_id in seen:
+                continue
+            async with asyncio.timeout(self._settings.call_timeout_s):
+                found = await connected.client.get(batch_id)
+            if found is None:
+                self._deliver(entry.key, BatchMissing(batch_id))
+            else:
+                self._saw(entry, found)
+
+    async def listing(self, connected: Connected, since: datetime) -> AsyncIterator[BatchView]:
+        """Every batch of the account since then, page by page. Raises Stalled, Retry."""
+        cursor: str | None = None
+        for _ in range(_MOST_PAGES):
+            async with asyncio.timeout(self._settings.call_timeout_s):
+                page = await connected.client.page(cursor, since)
+            for view in page.batches:
+                yield view
+            cursor = page.cursor
+            newest_first = page.batches and page.batches[-1].created_at
+            if cursor is None or (newest_first and newest_first < since):
+                return
+
+    def _named(self, view: BatchView) -> Entry | None:
+        """The run of a batch that carries one of our tags."""
+        if view.submission is None:
+            return None
+        tag = view.submission.tag
+        return next((e for e in self._entries.values() if e.run and e.run.tag == tag), None)
+
+    def _saw(self, entry: Entry, view: BatchView) -> None:
+        """Tell the run, if it does not know that already."""
+        if entry.notes.views.get(view.id) != view:
+            self._deliver(entry.key, BatchSeen(view))
+
+
+def _demand(entry: Entry, shard: Shard) -> Demand:
+    assert entry.run is not None
+    run = entry.run
+    return Demand(
+        run_key=run.key,
+        shard=shard.index,
+        namespace=run.owner.namespace,
+        model=str(run.spec.get("model", "")),
+        tokens=shard.tokens,
+        priority=entry.spec.priority if entry.spec else 0,
+        since=run.created_at,
+        limits=run.limits,
+        not_before=shard.not_before,
+    )
+
+
+def _has_fenced(entry: Entry) -> bool:
+    """Whether later listings must go on matching given-up ordinals (protocol 5.4)."""
+    assert entry.run is not None
+    return any(
+        s.state is SubmissionState.FENCED for shard in entry.run.shards for s in shard.submissions
+    )

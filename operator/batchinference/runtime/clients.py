@@ -1,0 +1,93 @@
+"""Clients of providers, shared by everything that connects the same way, and their trials.
+
+Owns which client serves which provider object or run, and what a trial of it said. Reads Secrets
+through `Credentials` alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from batchinference.errors import BatchInferenceError, Retry, Stalled
+from batchinference.model.batch import Account
+from batchinference.model.run import ProviderPin
+from batchinference.model.status import Reason
+from batchinference.ports import BatchProvider, ProviderFactory, ResolvedProvider
+from batchinference.runtime.credentials import Credentials, fingerprint
+
+
+@dataclass(frozen=True, slots=True)
+class Connected:
+    """A client, how it was made, and what tells it from others."""
+
+    client: BatchProvider
+    resolved: ResolvedProvider
+    key: str
+
+
+class Clients:
+    """One client per connection, closed when the process ends."""
+
+    def __init__(
+        self, factory: ProviderFactory, credentials: Credentials, timeout_s: float
+    ) -> None:
+        self._factory = factory
+        self._credentials = credentials
+        self._timeout_s = timeout_s
+        self._clients: dict[str, Connected] = {}
+
+    async def connect(self, namespace: str, settings: Mapping[str, Any]) -> Connected:
+        """The client for these settings.
+
+        Raises:
+            Stalled: Secrets are missing, or can't be used.
+            Retry: the API server can't be asked now.
+        """
+        resolved = await self._credentials.resolve(namespace, settings)
+        key = fingerprint(resolved)
+        if key not in self._clients:
+            self._clients[key] = Connected(self._factory.connect(resolved), resolved, key)
+        return self._clients[key]
+
+    async def of_run(self, pin: ProviderPin) -> Connected:
+        """The client of a run: what it was admitted with, whatever the object says now."""
+        return await self.connect(pin.secrets_namespace, pin.settings)
+
+    async def check(self, namespace: str, settings: Mapping[str, Any]) -> Account:
+        """Try the provider with a real call.
+
+        Raises:
+            Stalled, Retry: what is wrong, and what to do.
+        """
+        connected = await self.connect(namespace, settings)
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                return await connected.client.check()
+        except TimeoutError:
+            raise Retry(
+                Reason.ENDPOINT_UNREACHABLE, f"No answer within {self._timeout_s:g} s"
+            ) from None
+        except Stalled as fault:
+            if fault.reason == Reason.CREDENTIALS_REJECTED:
+                self.reject(namespace, settings)
+            raise
+
+    def reject(self, namespace: str, settings: Mapping[str, Any]) -> None:
+        """These credentials were rejected: read the Secrets again before the next call."""
+        self._credentials.forget(namespace, settings)
+
+    def holds_claim(self, *args: Any) -> bool:
+        """See `ProviderFactory.holds_claim`; blocking."""
+        return self._factory.holds_claim(*args)
+
+    async def close(self) -> None:
+        """Release all connections."""
+        for connected in self._clients.values():
+            try:
+                await connected.client.close()
+            except (BatchInferenceError, OSError):
+                continue
+        self._clients.clear()

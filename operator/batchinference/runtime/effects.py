@@ -1,0 +1,324 @@
+"""Does what `decide` wants done, one coroutine per effect, and returns what came of it as a value.
+
+Every effect runs under a timeout and maps every failure to an outcome; nothing raises. The create
+call is sent once, with the claim read again just before it, and never after its deadline.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta
+from typing import Any
+
+from batchinference.clock import Clock
+from batchinference.core.effects import (
+    Announce,
+    CancelBatch,
+    DeleteInput,
+    Effect,
+    LookUp,
+    SetFinalizer,
+    StartTask,
+    StopTasks,
+    Submit,
+)
+from batchinference.core.outcomes import (
+    CancelAnswered,
+    EffectFailed,
+    FinalizerSet,
+    InputDeleted,
+    LookedUp,
+    NotSent,
+    Outcome,
+    ShardStaged,
+    SubmitAnswered,
+    TaskDone,
+)
+from batchinference.errors import Fault, Permanent, Stalled, Superseded, Waiting
+from batchinference.model.batch import (
+    Accepted,
+    BatchView,
+    OutcomeUnknown,
+    SubmitOutcome,
+)
+from batchinference.model.run import Run
+from batchinference.model.status import Reason
+from batchinference.model.work import (
+    Checkpoint,
+    FaultKind,
+    Task,
+    TaskFault,
+    TaskReport,
+    TaskResult,
+)
+from batchinference.ports import Event, Kube, Metrics, ObjectRef, Recorder, TaskRunner
+from batchinference.runtime.accounts import Accounts
+from batchinference.runtime.clients import Clients, Connected
+from batchinference.runtime.entry import Entry
+from batchinference.runtime.settings import RuntimeSettings
+from batchinference.runtime.store import JOB_KIND, Store
+
+logger = logging.getLogger(__name__)
+
+_MARGIN = timedelta(minutes=10)
+
+Done = Callable[[Entry, str, Outcome | None], None]
+"""An effect is over: the entry, the effect's id, what came of it."""
+
+
+class Effects:
+    """Starts effects as tasks and hands their outcomes back."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        clients: Clients,
+        accounts: Accounts,
+        kube: Kube,
+        recorder: Recorder,
+        runner: TaskRunner,
+        clock: Clock,
+        settings: RuntimeSettings,
+        metrics: Metrics,
+        connections: Mapping[str, Any],
+        done: Done,
+        deliver: Callable[[str, Outcome], None],
+        entries: Mapping[str, Entry],
+    ) -> None:
+        self._store = store
+        self._clients = clients
+        self._accounts = accounts
+        self._kube = kube
+        self._recorder = recorder
+        self._runner = runner
+        self._clock = clock
+        self._settings = settings
+        self._metrics = metrics
+        self._connections = connections
+        self._done = done
+        self._deliver = deliver
+        self._entries = entries
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def start(self, entry: Entry, effect: Effect, decided_at: float) -> None:
+        """Begin an effect. `decided_at` is the elapsed time from before its claim was written."""
+        if isinstance(effect, Announce):
+            self._announce(entry, effect)
+            return
+        if isinstance(effect, StopTasks):
+            self._runner.stop(entry.key)
+            entry.inflight = {i for i in entry.inflight if not i.startswith("task:")}
+            return
+        entry.inflight.add(effect.id)
+        task = asyncio.create_task(
+            self._perform(entry, effect, decided_at), name=f"{effect.id} {entry.key[:12]}"
+        )
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def close(self) -> None:
+        """Drop what is under way; the journal's claims make the next process ask."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _perform(self, entry: Entry, effect: Effect, decided_at: float) -> None:
+        outcome: Outcome | None
+        try:
+            outcome = await self._do(entry, effect, decided_at)
+        except Fault as fault:
+            await self._rejected(entry, fault)
+            outcome = EffectFailed(effect, as_value(fault))
+        except Superseded:
+            fault_value = TaskFault(FaultKind.RETRY, Reason.PENDING, "Changed meanwhile", 0.2)
+            outcome = EffectFailed(effect, fault_value)
+        except TimeoutError:
+            text = f"No answer within {self._settings.call_timeout_s:g} s"
+            outcome = EffectFailed(
+                effect, TaskFault(FaultKind.RETRY, Reason.PROVIDER_UNAVAILABLE, text)
+            )
+        except Exception:  # a bug must not leave the effect "under way" for ever
+            logger.exception("Effect %s of run %s failed", effect.id, entry.key)
+            text = "Internal error; the operator's log has the details"
+            outcome = EffectFailed(
+                effect, TaskFault(FaultKind.RETRY, Reason.PROVIDER_UNAVAILABLE, text)
+            )
+        if not isinstance(effect, StartTask) or outcome is not None:
+            self._done(entry, effect.id, outcome)
+
+    async def _rejected(self, entry: Entry, fault: Fault) -> None:
+        if fault.reason == Reason.CREDENTIALS_REJECTED and entry.run is not None:
+            pin = entry.run.provider
+            self._clients.reject(pin.secrets_namespace, pin.settings)
+
+    async def _do(self, entry: Entry, effect: Effect, decided_at: float) -> Outcome | None:
+        run = entry.run
+        assert run is not None
+        if isinstance(effect, SetFinalizer):
+            return await self._set_finalizer(run, effect)
+        try:
+            connected = await self._clients.of_run(run.provider)
+        except Fault as fault:
+            if not isinstance(effect, Submit):
+                raise
+            not_sent = NotSent(fault.reason, fault.message)
+            return SubmitAnswered(effect.shard, effect.ordinal, not_sent)
+        if isinstance(effect, StartTask):
+            return self._start_task(entry, run, effect, connected)
+        if isinstance(effect, Submit):
+            return await self._submit(run, effect, connected, decided_at)
+        if isinstance(effect, LookUp):
+            return await self._look_up(run, effect, connected)
+        async with asyncio.timeout(self._settings.call_timeout_s):
+            if isinstance(effect, DeleteInput):
+                await connected.client.delete_input(effect.input_ref)
+                return InputDeleted(effect.shard, effect.ordinal)
+            assert isinstance(effect, CancelBatch)
+            cancelled = await connected.client.cancel(effect.batch_id)
+        self._accounts.poll_now(run.provider.account)
+        return CancelAnswered(effect.shard, effect.ordinal, cancelled)
+
+    # ---------------------------------------------------------------- the object
+
+    async def _set_finalizer(self, run: Run, effect: SetFinalizer) -> Outcome:
+        ref = job_ref(run)
+        version = await self._kube.set_finalizer(ref, effect.present)
+        if version is not None:
+            self._store.wrote_finalizer(ref.uid, effect.present, version)
+        return FinalizerSet(effect.present)
+
+    def _announce(self, entry: Entry, effect: Announce) -> None:
+        if entry.run is not None:
+            about = job_ref(entry.run)
+            self._recorder.record(Event(about, effect.reason, effect.message, effect.warning))
+
+    # ---------------------------------------------------------------- tasks
+
+    def _start_task(
+        self, entry: Entry, run: Run, effect: StartTask, connected: Connected
+    ) -> Outcome | None:
+        job = self._store.steering(entry.key)
+        resolved = connected.resolved
+        task = Task(
+            kind=effect.kind,
+            run=run,
+            shard=effect.shard,
+            ordinal=effect.ordinal,
+            sources=effect.sources,
+            inline=job.spec.input.inline if job else None,
+            connections={
+                "provider": {"settings": resolved.pin_settings, "secrets": resolved.secrets},
+                "kube": self._connections,
+            },
+        )
+        self._runner.start(task, self)
+        return None
+
+    def report(self, task: Task, report: TaskReport) -> None:
+        """See `ports.TaskListener`."""
+        if isinstance(report, Checkpoint):
+            self._deliver(task.run.key, ShardStaged(report))
+
+    def done(self, task: Task, result: TaskResult) -> None:
+        """See `ports.TaskListener`."""
+        entry = self._entries.get(task.run.key)
+        if entry is None:
+            return
+        effect = StartTask(task.kind, task.shard, task.ordinal)
+        name = type(result).__name__ if not isinstance(result, TaskFault) else result.reason
+        self._metrics.count("tasks_total", kind=task.kind, outcome=name)
+        outcome = TaskDone(task.kind, task.shard, task.ordinal, result)
+        self._done(entry, effect.id, outcome)
+
+    # ---------------------------------------------------------------- the provider
+
+    async def _submit(
+        self, run: Run, effect: Submit, connected: Connected, decided_at: float
+    ) -> Outcome:
+        left = decided_at + self._settings.submit_timeout_s - self._clock.elapsed()
+        not_sent = await self._reason_not_to_send(run, connected, left)
+        outcome: SubmitOutcome | NotSent
+        if not_sent is not None:
+            outcome = not_sent
+        else:
+            left = decided_at + self._settings.submit_timeout_s - self._clock.elapsed()
+            outcome = await self._send(connected, effect.request, left)
+        kind = type(outcome).__name__
+        self._metrics.count("submissions_total", outcome=kind)
+        logger.info(
+            "Submission %s/%s of run %s: %s", effect.shard, effect.ordinal, run.key[:12], kind
+        )
+        if isinstance(outcome, Accepted):
+            self._accounts.poll_now(run.provider.account)
+        return SubmitAnswered(effect.shard, effect.ordinal, outcome)
+
+    async def _reason_not_to_send(
+        self, run: Run, connected: Connected, left: float
+    ) -> NotSent | None:
+        """The output claim is read again before each submission (protocol 3.1)."""
+        try:
+            async with asyncio.timeout(max(left, 0)):
+                held = await asyncio.to_thread(self._clients.holds_claim, run, connected.resolved)
+        except TimeoutError:
+            return NotSent(Reason.OUTPUT_UNAVAILABLE, "The output place did not answer in time")
+        except Fault as fault:
+            return NotSent(fault.reason, fault.message)
+        if not held:
+            text = f"The claim on the output place '{run.output.uri}' is not this run's any more"
+            return NotSent(Reason.OUTPUT_CONFLICT, text)
+        return None
+
+    async def _send(
+        self, connected: Connected, request: Mapping[str, Any], left: float
+    ) -> SubmitOutcome | NotSent:
+        if left <= 0:
+            return NotSent(Reason.PROVIDER_UNAVAILABLE, "Too late for this claim's deadline")
+        try:
+            async with asyncio.timeout(left):
+                return await connected.client.submit(request)
+        except TimeoutError:
+            return OutcomeUnknown(f"The create call was not over within {left:.0f} s")
+        except Exception:  # an adapter's bug after the request may have been sent
+            logger.exception("A create call ended in an unforeseen error")
+            return OutcomeUnknown("The create call ended in an unforeseen error")
+
+    async def _look_up(self, run: Run, effect: LookUp, connected: Connected) -> Outcome:
+        shard = run.shards[effect.shard]
+        claimed = [s.claimed_at for s in shard.submissions if s.ordinal == effect.ordinal]
+        since: datetime = min(claimed, default=run.created_at) - _MARGIN
+        async for view in self._accounts.listing(connected, since):
+            if _is_that(view, run, effect):
+                self._metrics.count("duplicate_submissions_prevented_total", layer="lookup")
+                return LookedUp(effect.shard, effect.ordinal, view)
+        readable = True
+        if not effect.fenced:
+            async with asyncio.timeout(self._settings.call_timeout_s):
+                readable = await connected.client.input_readable(effect.input_ref)
+        return LookedUp(effect.shard, effect.ordinal, None, readable)
+
+
+def _is_that(view: BatchView, run: Run, effect: LookUp) -> bool:
+    named = view.submission
+    if named is None:
+        return bool(effect.input_ref) and view.input_ref == effect.input_ref
+    return (named.tag, named.shard, named.ordinal) == (run.tag, effect.shard, effect.ordinal)
+
+
+def job_ref(run: Run) -> ObjectRef:
+    """The object that steers the run."""
+    return ObjectRef(JOB_KIND, run.owner.namespace, run.owner.name, run.owner.uid)
+
+
+def as_value(fault: Fault) -> TaskFault:
+    """A fault as a value."""
+    kind = FaultKind.RETRY
+    if isinstance(fault, Stalled):
+        kind = FaultKind.STALLED
+    elif isinstance(fault, Permanent):
+        kind = FaultKind.PERMANENT
+    elif isinstance(fault, Waiting):
+        kind = FaultKind.WAITING
+    return TaskFault(kind, fault.reason, fault.message, fault.after_s)

@@ -1,0 +1,40 @@
+"""What the runtime holds in memory of one run."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from batchinference.core.notes import Notes
+from batchinference.core.outcomes import Outcome
+from batchinference.core.problem import Problem
+from batchinference.model.job import JobSpec
+from batchinference.model.run import Run
+
+
+@dataclass(slots=True)
+class Entry:
+    """A run as this process knows it.
+
+    Attributes:
+        spec: the object's, or the journal's last-seen one.
+        run, version: the journal as last read or written; None before it exists.
+        mailbox: outcomes that are not folded in yet.
+        inflight: ids of effects under way.
+        problem: why the job does not get on, as last shown.
+        written_at: when numbers were last written to the status.
+        newer_schema: a newer operator's journal: hands off.
+    """
+
+    key: str
+    run: Run | None = None
+    spec: JobSpec | None = None
+    version: str = ""
+    notes: Notes = field(default_factory=Notes)
+    mailbox: deque[Outcome] = field(default_factory=deque)
+    inflight: set[str] = field(default_factory=set)
+    problem: Problem | None = None
+    written_at: datetime | None = None
+    newer_schema: bool = False
+    failures: int = 0

@@ -1,0 +1,221 @@
+"""The runtime put together: feed in, effects out. Knows ports, not adapters.
+
+`observe` is called by the watch for every event and only files it. Everything else happens in
+tasks of this object: the queue's workers, one actor per account, one coroutine per effect.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from batchinference.clock import Clock, Randomness
+from batchinference.core.outcomes import Outcome
+from batchinference.ports import (
+    Journals,
+    Kube,
+    Metrics,
+    ProviderFactory,
+    Recorder,
+    TaskRunner,
+)
+from batchinference.runtime.accounts import Accounts
+from batchinference.runtime.clients import Clients
+from batchinference.runtime.credentials import Credentials
+from batchinference.runtime.effects import Effects
+from batchinference.runtime.entry import Entry
+from batchinference.runtime.providers import Providers
+from batchinference.runtime.queue import KeyedQueue
+from batchinference.runtime.reconciler import Reconciler
+from batchinference.runtime.settings import RuntimeSettings
+from batchinference.runtime.showing import Showing
+from batchinference.runtime.status_writer import StatusWriter
+from batchinference.runtime.store import INVALID, PROVIDER, Store
+
+logger = logging.getLogger(__name__)
+
+
+class Operator:
+    """One operator process's runtime.
+
+    Args:
+        kube, journals, recorder, runner, factory: the outside world, see `ports`.
+        installation: see protocol 1.2.
+        namespace: the operator's own, where journals and cluster providers' Secrets are.
+        worker_connections: how workers reach the API server; handed to every task as it is.
+    """
+
+    def __init__(
+        self,
+        *,
+        kube: Kube,
+        journals: Journals,
+        recorder: Recorder,
+        runner: TaskRunner,
+        factory: ProviderFactory,
+        clock: Clock,
+        randomness: Randomness,
+        settings: RuntimeSettings,
+        metrics: Metrics,
+        installation: str,
+        namespace: str,
+        worker_connections: Mapping[str, Any],
+    ) -> None:
+        self._journals = journals
+        self._clock = clock
+        self._settings = settings
+        self._metrics = metrics
+        self._entries: dict[str, Entry] = {}
+        self._store = Store()
+        self._queue = KeyedQueue(clock)
+        credentials = Credentials(kube, clock, settings.reference_retry_s)
+        self._clients = Clients(factory, credentials, settings.call_timeout_s)
+        self._accounts = Accounts(
+            self._entries,
+            self._clients,
+            self._deliver,
+            self._queue.add,
+            clock,
+            randomness,
+            settings,
+            metrics,
+        )
+        writer = StatusWriter(kube, metrics, settings.status_writes)
+        self._showing = Showing(self._store, writer, recorder, self._queue, clock, settings)
+        self._providers = Providers(
+            self._store,
+            self._clients,
+            kube,
+            writer,
+            self._accounts,
+            clock,
+            settings,
+            namespace,
+            metrics,
+        )
+        self._effects = Effects(
+            store=self._store,
+            clients=self._clients,
+            accounts=self._accounts,
+            kube=kube,
+            recorder=recorder,
+            runner=runner,
+            clock=clock,
+            settings=settings,
+            metrics=metrics,
+            connections=worker_connections,
+            done=self._effect_done,
+            deliver=self._deliver,
+            entries=self._entries,
+        )
+        self._reconciler = Reconciler(
+            store=self._store,
+            entries=self._entries,
+            journals=journals,
+            kube=kube,
+            clients=self._clients,
+            accounts=self._accounts,
+            providers=self._providers,
+            factory=factory,
+            effects=self._effects,
+            showing=self._showing,
+            queue=self._queue,
+            clock=clock,
+            randomness=randomness,
+            settings=settings,
+            metrics=metrics,
+            installation=installation,
+            namespace=namespace,
+        )
+        self._tasks: list[asyncio.Task[None]] = []
+
+    # ---------------------------------------------------------------- the feed
+
+    def observe(self, kind: str, event: str | None, body: Mapping[str, Any]) -> None:
+        """Take in one watch event. Does no I/O and never raises on what objects hold."""
+        for key in self._store.observe(kind, event, body):
+            self._queue.add(key)
+
+    # ---------------------------------------------------------------- life
+
+    async def start(self) -> None:
+        """Read all journals, then begin to work.
+
+        Raises:
+            Stalled, Retry: the journals can't be read.
+        """
+        for key, run, version in await self._journals.all():
+            entry = self._entries.setdefault(key, Entry(key))
+            entry.run, entry.version, entry.newer_schema = run, version, run is None
+            if run is not None:
+                self._queue.add(key)
+                if not run.is_over:
+                    self._accounts.changed(run.provider.account)
+        self._tasks.append(asyncio.create_task(self._queue.run_delays(), name="queue delays"))
+        for number in range(self._settings.reconcilers):
+            self._tasks.append(asyncio.create_task(self._work(), name=f"reconciler {number}"))
+
+    async def stop(self) -> None:
+        """End all work at once: the journal has what the next process needs."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._accounts.close()
+        await self._effects.close()
+        await self._clients.close()
+
+    def alive(self) -> bool:
+        """Whether every worker still runs."""
+        return bool(self._tasks) and not any(task.done() for task in self._tasks)
+
+    async def _work(self) -> None:
+        while True:
+            key = await self._queue.take()
+            started = self._clock.elapsed()
+            try:
+                if key.startswith(PROVIDER):
+                    await self._try_provider(key)
+                elif key.startswith(INVALID):
+                    await self._show_invalid(key.removeprefix(INVALID))
+                else:
+                    await self._reconciler.reconcile(key)
+            except Exception:  # the worker must outlive a broken object
+                self._metrics.count("reconcile_errors_total")
+                logger.exception("%s can't be worked on", key)
+                self._queue.add_after(key, self._settings.retry_most_s)
+            finally:
+                self._queue.done(key)
+                self._metrics.observe("reconcile_duration_seconds", self._clock.elapsed() - started)
+                self._metrics.gauge("queue_depth", len(self._queue))
+
+    async def _try_provider(self, key: str) -> None:
+        wait, changed = await self._providers.try_out(key)
+        if changed:
+            for run_key in self._store.dependents(key):
+                entry = self._entries.get(run_key)
+                if entry is not None:
+                    entry.notes = entry.notes.retry_now()
+                self._queue.add(run_key)
+        if wait:
+            self._queue.add_after(key, wait)
+
+    async def _show_invalid(self, uid: str) -> None:
+        invalid = self._store.invalid(uid)
+        if invalid is not None:
+            await self._showing.show_invalid(uid, invalid)
+
+    # ---------------------------------------------------------------- outcomes
+
+    def _deliver(self, run_key: str, outcome: Outcome) -> None:
+        entry = self._entries.get(run_key)
+        if entry is not None:
+            entry.mailbox.append(outcome)
+            self._queue.add(run_key)
+
+    def _effect_done(self, entry: Entry, effect_id: str, outcome: Outcome | None) -> None:
+        entry.inflight.discard(effect_id)
+        if outcome is not None:
+            entry.mailbox.append(outcome)
+        self._queue.add(entry.key)

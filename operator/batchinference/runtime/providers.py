@@ -1,0 +1,218 @@
+"""Provider objects: whether they can be used, found out by using them, and what their status says.
+
+`Ready` is True only after a real call with the object's credentials to its endpoint. A job may
+begin only on a provider that was tried in this process.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Protocol
+
+from batchinference.clock import Clock
+from batchinference.core.problem import Problem
+from batchinference.errors import Fault, InvalidObject, Stalled
+from batchinference.model.codec import decode, encode
+from batchinference.model.job import BatchInferenceJob
+from batchinference.model.provider import InferenceProvider, ProviderStatus, not_implemented_fields
+from batchinference.model.run import ProviderPin
+from batchinference.model.status import Condition, Reason, settled
+from batchinference.ports import Kube, Metrics, ObjectRef
+from batchinference.runtime.clients import Clients
+from batchinference.runtime.credentials import same_connection
+from batchinference.runtime.settings import RuntimeSettings
+from batchinference.runtime.status_writer import StatusWriter
+from batchinference.runtime.store import SeenProvider, Store, provider_of
+
+
+@dataclass(frozen=True, slots=True)
+class Numbers:
+    """What an account has under way."""
+
+    active_batches: int = 0
+    queued_shards: int = 0
+    enqueued_tokens: int = 0
+
+
+class Census(Protocol):
+    """Who counts what an account has under way."""
+
+    def numbers(self, account: str) -> Numbers:
+        """The account's numbers now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What the last trial of a provider object said. `problem` None: it can be used."""
+
+    generation: int
+    account: str
+    problem: Problem | None
+
+
+class Providers:
+    """Tries provider objects and answers for them."""
+
+    def __init__(
+        self,
+        store: Store,
+        clients: Clients,
+        kube: Kube,
+        writer: StatusWriter,
+        census: Census,
+        clock: Clock,
+        settings: RuntimeSettings,
+        namespace: str,
+        metrics: Metrics,
+    ) -> None:
+        self._store = store
+        self._clients = clients
+        self._kube = kube
+        self._writer = writer
+        self._census = census
+        self._clock = clock
+        self._settings = settings
+        self._namespace = namespace
+        self._metrics = metrics
+        self._trials: dict[str, Trial] = {}
+
+    def secrets_namespace(self, provider: InferenceProvider) -> str:
+        """Where its Secrets are: its own namespace, or the operator's for the cluster kind."""
+        return self._namespace if provider.is_cluster else provider.metadata.namespace
+
+    async def try_out(self, key: str) -> tuple[float, bool]:
+        """Try the object behind a queue key and write its status.
+
+        Returns the seconds until the next trial (0 = none), and whether its users should look.
+        """
+        seen = self._store.providers.get(key)
+        before = self._trials.get(key)
+        if seen is None:
+            self._trials.pop(key, None)
+            return 0.0, before is not None
+        trial = await self._trial(seen, before)
+        self._trials[key] = trial
+        await self._write(seen.provider, trial)
+        wait = self._settings.provider_check_s
+        if trial.problem is not None:
+            wait = self._settings.provider_retry_s
+        return wait, before is None or before != trial
+
+    async def _trial(self, seen: SeenProvider, before: Trial | None) -> Trial:
+        provider = seen.provider
+        generation = provider.metadata.generation
+        now = self._clock.now()
+        known = before.account if before and before.generation == generation else ""
+        inert = not_implemented_fields(provider.spec)
+        if inert:
+            text = (
+                f"This version cannot act on {', '.join(f'`{f}`' for f in inert)} of the provider"
+            )
+            return Trial(generation, known, Problem(Reason.NOT_IMPLEMENTED, text, now))
+        try:
+            namespace = self.secrets_namespace(provider)
+            account = await self._clients.check(namespace, seen.settings)
+        except Fault as fault:
+            if not isinstance(fault, Stalled) and known and before and before.problem is None:
+                # A passing failure of a provider that worked: its jobs need not hear of it.
+                return before
+            since = before.problem.since if before and before.problem else now
+            problem = Problem(fault.reason, fault.message, since, is_reference=True)
+            return Trial(generation, known, problem)
+        return Trial(generation, self._account_id(provider, account.id), None)
+
+    def _account_id(self, provider: InferenceProvider, account: str) -> str:
+        """An endpoint that names no account counts against the provider object (protocol 1.5)."""
+        meta = provider.metadata
+        return account or f"{provider.kind}/{meta.namespace}/{meta.name}"
+
+    async def _write(self, provider: InferenceProvider, trial: Trial) -> None:
+        numbers = self._census.numbers(trial.account)
+        problem = trial.problem
+        condition = Condition(
+            type="Ready",
+            status="False" if problem else "True",
+            reason=problem.reason if problem else Reason.READY,
+            message=problem.message if problem else "Credentials and endpoint were tried",
+            observed_generation=provider.metadata.generation,
+            last_transition_time=self._clock.now().replace(microsecond=0),
+        )
+        status = ProviderStatus(
+            observed_generation=provider.metadata.generation,
+            conditions=(settled(condition, _ready(provider.status)),),
+            active_batches=numbers.active_batches,
+            queued_shards=numbers.queued_shards,
+            enqueued_tokens=str(numbers.enqueued_tokens),
+            account=trial.account,
+        )
+        meta = provider.metadata
+        ref = ObjectRef(provider.kind, meta.namespace, meta.name, meta.uid)
+        await self._writer.write(ref, encode(status), provider.status, meta.resource_version)
+
+    # ---- what jobs ask
+
+    async def problem_for(self, job: BatchInferenceJob, now: datetime) -> Problem | None:
+        """Why this job can't use its provider; None when it can."""
+        key = provider_of(job)
+        ref, namespace = job.spec.provider_ref, job.metadata.namespace
+        seen, trial = self._store.providers.get(key), self._trials.get(key)
+        if seen is None:
+            where = "" if "Cluster" in ref.kind else f" in namespace '{namespace}'"
+            text = f"{ref.kind} '{ref.name}'{where} does not exist"
+            return Problem(Reason.PROVIDER_NOT_FOUND, text, now, is_reference=True)
+        if seen.provider.is_cluster:
+            labels = await self._kube.namespace_labels(namespace)
+            if not seen.provider.allows(namespace, labels or {}):
+                text = (
+                    f"{ref.kind} '{ref.name}' does not allow namespace '{namespace}' "
+                    "(`spec.allowedNamespaces`)"
+                )
+                return Problem(Reason.NAMESPACE_NOT_ALLOWED, text, now, is_reference=True)
+        if trial is None:
+            text = f"{ref.kind} '{ref.name}' is being tried"
+            return Problem(Reason.PROVIDER_NOT_READY, text, now, is_reference=True)
+        if trial.problem is None:
+            return None
+        text = f"{ref.kind} '{ref.name}' is not ready: {trial.problem.message}"
+        return Problem(trial.problem.reason, text, trial.problem.since, is_reference=True)
+
+    def changed_under(
+        self, job: BatchInferenceJob, pin: ProviderPin, now: datetime
+    ) -> Problem | None:
+        """Whether the provider object leads elsewhere now than when the run was admitted."""
+        seen = self._store.providers.get(provider_of(job))
+        if seen is None or same_connection(seen.settings, pin.settings):
+            return None
+        text = (
+            f"{pin.kind} '{pin.name}' was changed after this run had begun: shards that are not "
+            "submitted yet wait until it is changed back. To run on the new settings, create the "
+            "object with another `runID`"
+        )
+        return Problem(Reason.PROVIDER_CHANGED, text, now)
+
+    def pin(self, job: BatchInferenceJob) -> tuple[InferenceProvider, ProviderPin] | None:
+        """The provider of a job that can use it, and what its run is to remember of it."""
+        key = provider_of(job)
+        seen, trial = self._store.providers.get(key), self._trials.get(key)
+        if seen is None or trial is None or trial.problem is not None:
+            return None
+        meta = seen.provider.metadata
+        pin = ProviderPin(
+            kind=seen.provider.kind,
+            name=meta.name,
+            namespace=meta.namespace,
+            settings=seen.settings,
+            secrets_namespace=self.secrets_namespace(seen.provider),
+            account=trial.account,
+        )
+        return seen.provider, pin
+
+
+def _ready(status: Any) -> Condition | None:
+    for entry in status.get("conditions") or []:
+        try:
+            return decode(Condition, entry, ignore_unknown=True)
+        except InvalidObject:
+            return None
+    return None

@@ -1,0 +1,332 @@
+"""Snapshot, decide, write, start effects, show: one pass over one run.
+
+Gathers what `core.decide` needs, writes the journal with a precondition, and only then starts the
+effects of the decision. A lost precondition means that somebody else wrote: read again, fold the
+same outcomes into what stands there now, decide again.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from datetime import datetime
+
+from batchinference.clock import Clock, Randomness
+from batchinference.core.absorb import Setting, absorb
+from batchinference.core.backoff import backoff_s
+from batchinference.core.begin import begin, journaled_spec
+from batchinference.core.decide import decide
+from batchinference.core.draft import Decision, Observed
+from batchinference.core.outcomes import Outcome
+from batchinference.core.problem import Problem
+from batchinference.core.view import conditions_in
+from batchinference.errors import Fault, NewerSchema, Superseded
+from batchinference.model.batch import Traits
+from batchinference.model.codec import decode
+from batchinference.model.job import BatchInferenceJob, JobSpec, not_implemented_fields
+from batchinference.model.run import Run
+from batchinference.model.status import ConditionType, Reason
+from batchinference.ports import Journals, Kube, Metrics, ObjectRef, ProviderFactory
+from batchinference.runtime.accounts import Accounts
+from batchinference.runtime.clients import Clients
+from batchinference.runtime.effects import Effects
+from batchinference.runtime.entry import Entry
+from batchinference.runtime.providers import Providers
+from batchinference.runtime.queue import KeyedQueue
+from batchinference.runtime.settings import RuntimeSettings
+from batchinference.runtime.showing import Showing
+from batchinference.runtime.store import FINALIZER, JOB_KIND, Store
+
+logger = logging.getLogger(__name__)
+
+_MOST_PASSES = 50
+"""Decisions in a row before other keys get their turn."""
+
+
+class Reconciler:
+    """Brings runs forward."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        entries: dict[str, Entry],
+        journals: Journals,
+        kube: Kube,
+        clients: Clients,
+        accounts: Accounts,
+        providers: Providers,
+        factory: ProviderFactory,
+        effects: Effects,
+        showing: Showing,
+        queue: KeyedQueue,
+        clock: Clock,
+        randomness: Randomness,
+        settings: RuntimeSettings,
+        metrics: Metrics,
+        installation: str,
+        namespace: str,
+    ) -> None:
+        self._store = store
+        self._entries = entries
+        self._journals = journals
+        self._kube = kube
+        self._clients = clients
+        self._accounts = accounts
+        self._providers = providers
+        self._factory = factory
+        self._effects = effects
+        self._showing = showing
+        self._queue = queue
+        self._clock = clock
+        self._randomness = randomness
+        self._settings = settings
+        self._metrics = metrics
+        self._installation = installation
+        self._namespace = namespace
+
+    async def reconcile(self, key: str) -> None:
+        """One pass; never raises. Passing failures bring the key back after a while."""
+        entry = self._entries.setdefault(key, Entry(key))
+        try:
+            await self._pass(entry)
+            entry.failures = 0
+        except (Fault, Superseded) as fault:
+            self._later(entry)
+            logger.warning("Run %s: %s", key[:12], fault)
+        except Exception:  # one broken run must not stop the others
+            self._later(entry)
+            self._metrics.count("reconcile_errors_total")
+            logger.exception("Run %s can't be reconciled", key)
+
+    def _later(self, entry: Entry) -> None:
+        entry.failures += 1
+        first, most = self._settings.retry_first_s, self._settings.retry_most_s
+        jitter = self._randomness.random()
+        self._queue.add_after(entry.key, backoff_s(entry.failures, first, most, jitter))
+
+    async def _pass(self, entry: Entry) -> None:
+        if entry.newer_schema:
+            return
+        job = self._store.steering(entry.key)
+        if entry.run is None and not await self._begin(entry, job):
+            if job is None and entry.run is None and not entry.inflight:
+                self._entries.pop(entry.key, None)
+            return
+        for _ in range(_MOST_PASSES):
+            decision = await self._decide_once(entry)
+            if decision is not None and not entry.mailbox:
+                return
+        self._queue.add(entry.key)
+
+    # ---------------------------------------------------------------- before there is a run
+
+    async def _begin(self, entry: Entry, job: BatchInferenceJob | None) -> bool:
+        """Make the journal, or find it; whether there is a run now."""
+        if job is None:
+            return False
+        found = await self._find(entry)
+        if found:
+            return True
+        if job.metadata.is_being_deleted:
+            await self._let_go(job)
+            return False
+        problem = await self._reason_not_to_begin(job)
+        held = problem is None and job.spec.suspend
+        if problem is None and not held:
+            try:
+                await self._create(entry, job)
+            except Fault as fault:
+                problem = Problem(fault.reason, fault.message, self._clock.now())
+            else:
+                return True
+        entry.problem = _same_since(problem, entry.problem)
+        await self._showing.show(entry, held=held)
+        if entry.problem is not None:
+            wait = self._settings.reference_retry_s
+            if entry.problem.is_reference:
+                shown = (self._clock.now() - entry.problem.since).total_seconds()
+                grace = self._settings.reference_grace_s - shown
+                wait = min(wait, grace) if grace > 0 else wait
+            self._queue.add_after(entry.key, wait)
+        return False
+
+    async def _find(self, entry: Entry) -> bool:
+        try:
+            found = await self._journals.get(entry.key)
+        except NewerSchema:
+            entry.newer_schema = True
+            text = "The journal of this run was written by a newer operator: it is not touched"
+            entry.problem = Problem(Reason.NEWER_SCHEMA, text, self._clock.now())
+            await self._showing.show(entry, held=False)
+            return True
+        if found is None:
+            return False
+        entry.run, entry.version = found
+        return True
+
+    async def _reason_not_to_begin(self, job: BatchInferenceJob) -> Problem | None:
+        now = self._clock.now()
+        if _was_submitted(job):
+            text = (
+                "The status of this object shows a submission, but its journal is gone: nothing is "
+                "submitted. Restore the journal ConfigMap from a backup, or create the object with "
+                "another `runID`"
+            )
+            return Problem(Reason.JOURNAL_LOST, text, now)
+        inert = not_implemented_fields(job.spec)
+        if not inert:
+            problem = await self._providers.problem_for(job, now)
+            if problem is not None:
+                return problem
+            pinned = self._providers.pin(job)
+            if pinned is not None:
+                inert = not_implemented_fields(job.spec, pinned[0].spec)
+        if inert:
+            fields = ", ".join(f"`{f}`" for f in inert)
+            return Problem(Reason.NOT_IMPLEMENTED, f"This version cannot act on {fields}", now)
+        return None
+
+    async def _create(self, entry: Entry, job: BatchInferenceJob) -> None:
+        pinned = self._providers.pin(job)
+        assert pinned is not None
+        provider, pin = pinned
+        run = begin(
+            job,
+            provider.spec,
+            pin,
+            self._factory.default_limits(pin.settings, job.spec.model, job.spec.operation),
+            installation=self._installation,
+            operator_namespace=self._namespace,
+            now=self._clock.now(),
+        )
+        entry.version = await self._journals.create(run)
+        entry.run = run
+        entry.problem = None
+
+    async def _let_go(self, job: BatchInferenceJob) -> None:
+        """An object without a run is going: nothing of it needs our finalizer."""
+        if FINALIZER in job.metadata.finalizers:
+            meta = job.metadata
+            ref = ObjectRef(JOB_KIND, meta.namespace, meta.name, meta.uid)
+            await self._kube.set_finalizer(ref, present=False)
+
+    # ---------------------------------------------------------------- with a run
+
+    async def _decide_once(self, entry: Entry) -> Decision | None:
+        """One decision; None when another writer was first and it must be made again."""
+        assert entry.run is not None
+        observed = await self._observe(entry, entry.run)
+        decided_at = self._clock.elapsed()
+        outcomes = list(entry.mailbox)
+        entry.mailbox.clear()
+        before = entry.run
+        entry.spec = observed.spec
+        run, notes = before, replace(entry.notes, inflight=frozenset(entry.inflight))
+        if observed.job is not None and observed.job.metadata.uid:
+            run = _with_spec(run, observed.job)
+        setting = Setting(observed.now, observed.spec, self._settings, self._randomness.random())
+        for outcome in outcomes:
+            run, notes = absorb(run, notes, outcome, setting)
+        decision = decide(run, notes, observed)
+        if decision.run != before and not await self._write(entry, decision.run, outcomes):
+            return None
+        entry.notes = decision.notes
+        for effect in decision.effects:
+            self._effects.start(entry, effect, decided_at)
+        if decision.run != before:
+            self._accounts.changed(decision.run.provider.account)
+        entry.problem = _same_since(decision.problem, entry.problem)
+        if decision.wake_at is not None:
+            wait = (decision.wake_at - self._clock.now()).total_seconds()
+            self._queue.add_after(entry.key, max(wait, 0.001))
+        await self._showing.show(entry, held=decision.held)
+        return decision
+
+    async def _write(self, entry: Entry, run: Run, outcomes: list[Outcome]) -> bool:
+        """Write the journal; False when it has to be decided again on what stands there."""
+        try:
+            entry.version = await self._journals.write(run, entry.version)
+        except Superseded:
+            entry.mailbox.extendleft(reversed(outcomes))
+            entry.run = None
+            if not await self._find(entry) or entry.newer_schema:
+                entry.mailbox.clear()
+                raise
+            return False
+        except Fault:
+            entry.mailbox.extendleft(reversed(outcomes))
+            raise
+        entry.run = run
+        return True
+
+    async def _observe(self, entry: Entry, run: Run) -> Observed:
+        now = self._clock.now()
+        job = self._store.steering(entry.key)
+        deleted = self._store.was_deleted(run.owner.uid)
+        if job is not None:
+            deleted = job.metadata.is_being_deleted
+        observed = Observed(
+            now=now,
+            timing=self._settings,
+            spec=job.spec if job is not None else _spec_of(run),
+            job=job,
+            is_deleted=deleted,
+            has_finalizer=job is not None and FINALIZER in job.metadata.finalizers,
+        )
+        if run.is_over:
+            return observed
+        problem = None
+        if job is not None and not deleted:
+            problem = await self._providers.problem_for(job, now)
+            problem = problem or self._providers.changed_under(job, run.provider, now)
+            if self._store.has_changed_spec(job.metadata.uid):
+                problem = _spec_changed(now)
+        traits, maker = Traits(), None
+        try:
+            client = (await self._clients.of_run(run.provider)).client
+            traits, maker = client.traits, client.create_request
+        except Fault as fault:
+            problem = problem or Problem(fault.reason, fault.message, now, is_reference=True)
+        return replace(
+            observed,
+            provider=problem,
+            granted=self._accounts.granted(run.provider.account, run.key),
+            traits=traits,
+            make_request=maker,
+        )
+
+
+def _same_since(new: Problem | None, old: Problem | None) -> Problem | None:
+    """A problem that goes on keeps the time since when it stands."""
+    if new is not None and old is not None and new.reason == old.reason:
+        return replace(new, since=min(new.since, old.since))
+    return new
+
+
+def _with_spec(run: Run, job: BatchInferenceJob) -> Run:
+    """The journal's last-seen spec follows what may change; a receipt keeps what it has."""
+    if run.is_over:
+        return run
+    seen = journaled_spec(job.spec)
+    return run if seen == run.spec else replace(run, spec=seen)
+
+
+def _spec_of(run: Run) -> JobSpec:
+    spec = {"output": {}, "input": {}, **run.spec}
+    return decode(JobSpec, spec, "spec", ignore_unknown=True)
+
+
+def _spec_changed(now: datetime) -> Problem:
+    text = (
+        "The billable part of the spec is no longer what this object was created with: nothing "
+        "more is submitted. Change it back, or create the object with another `runID`"
+    )
+    return Problem(Reason.SPEC_CHANGED, text, now)
+
+
+def _was_submitted(job: BatchInferenceJob) -> bool:
+    """Whether the object's status shows that something was accepted (protocol 2.6)."""
+    found = conditions_in(job.status)
+    shown = (found.get(ConditionType.SUBMITTED), found.get(ConditionType.COMPLETE))
+    return any(condition is not None and condition.is_true for condition in shown)

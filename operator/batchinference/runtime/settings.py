@@ -1,0 +1,32 @@
+"""The runtime's settings: how long it waits and how much it does at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from batchinference.core.timing import Timing
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeSettings(Timing):
+    """Waits in seconds and counts; the protocol's waits are inherited.
+
+    Attributes:
+        poll_s: how often an account with live batches is asked.
+        poll_gets: up to so many live batches are asked one by one instead of by listing.
+        provider_check_s: how often a provider that works is tried again.
+        provider_retry_s: how often one that does not work is.
+        progress_s: the least time between two status writes that only change numbers.
+        call_timeout_s: the most that any call but a create may take.
+        reconcilers: keys worked on at once.
+        status_writes: status writes under way at once.
+    """
+
+    poll_s: float = 30.0
+    poll_gets: int = 3
+    provider_check_s: float = 300.0
+    provider_retry_s: float = 30.0
+    progress_s: float = 30.0
+    call_timeout_s: float = 60.0
+    reconcilers: int = 16
+    status_writes: int = 16

@@ -1,0 +1,144 @@
+"""Shows a run on its objects: status and Events, only when something changed.
+
+Numbers that change all the time are written at most every `progress_s`; everything else at once.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from batchinference.clock import Clock
+from batchinference.core.view import Scene, conditions_in, status_of
+from batchinference.errors import Fault, Superseded
+from batchinference.model.codec import encode
+from batchinference.model.job import BatchInferenceJob
+from batchinference.model.metadata import ObjectMeta
+from batchinference.model.status import (
+    Condition,
+    ConditionType,
+    JobStatus,
+    Reason,
+    State,
+    settled,
+)
+from batchinference.ports import Event, ObjectRef, Recorder
+from batchinference.runtime.entry import Entry
+from batchinference.runtime.queue import KeyedQueue
+from batchinference.runtime.settings import RuntimeSettings
+from batchinference.runtime.status_writer import StatusWriter
+from batchinference.runtime.store import INVALID, JOB_KIND, InvalidJob, Store
+
+logger = logging.getLogger(__name__)
+
+_NUMBERS = frozenset({"progress", "requestCounts", "usage", "cost"})
+_SUPERSEDED_S = 0.5
+
+
+class Showing:
+    """Writes what `core.view` says, and records what changed as Events."""
+
+    def __init__(
+        self,
+        store: Store,
+        writer: StatusWriter,
+        recorder: Recorder,
+        queue: KeyedQueue,
+        clock: Clock,
+        settings: RuntimeSettings,
+    ) -> None:
+        self._store = store
+        self._writer = writer
+        self._recorder = recorder
+        self._queue = queue
+        self._clock = clock
+        self._settings = settings
+
+    async def show(self, entry: Entry, *, held: bool) -> None:
+        """Bring the status of every object of the run up to date."""
+        for job in self._store.jobs_of(entry.key):
+            scene = Scene(
+                job=job,
+                run=entry.run,
+                notes=entry.notes,
+                problem=entry.problem,
+                held=held,
+                now=self._clock.now(),
+                timing=self._settings,
+            )
+            await self._write(entry, job, status_of(scene))
+
+    async def _write(self, entry: Entry, job: BatchInferenceJob, status: JobStatus) -> None:
+        new, old = encode(status), job.status
+        if _only_numbers_differ(new, old) and entry.written_at is not None:
+            passed = (self._clock.now() - entry.written_at).total_seconds()
+            if passed < self._settings.progress_s:
+                if _differs(new, old):
+                    self._queue.add_after(entry.key, self._settings.progress_s - passed)
+                return
+        meta = job.metadata
+        ref = ObjectRef(JOB_KIND, meta.namespace, meta.name, meta.uid)
+        try:
+            version = await self._writer.write(ref, new, old, meta.resource_version)
+        except Superseded:
+            # The watch brings the newer object; look again in case it changes nothing for us.
+            self._queue.add_after(entry.key, _SUPERSEDED_S)
+            return
+        except Fault as fault:
+            logger.warning("Status of %s/%s: %s", meta.namespace, meta.name, fault.message)
+            self._queue.add_after(entry.key, self._settings.retry_first_s)
+            return
+        if version is None:
+            return
+        self._store.wrote_status(meta.uid, new, version)
+        entry.written_at = self._clock.now()
+        if old.get("state") != status.state:
+            self._recorder.record(_event(ref, status))
+
+    async def show_invalid(self, uid: str, invalid: InvalidJob) -> None:
+        """A job that does not decode says so, and nothing else happens to it."""
+        meta: ObjectMeta = invalid.metadata
+        condition = Condition(
+            type=ConditionType.STALLED,
+            status="True",
+            reason=Reason.INVALID_SPEC,
+            message=invalid.message,
+            observed_generation=meta.generation,
+            last_transition_time=self._clock.now().replace(microsecond=0),
+        )
+        before = conditions_in(invalid.status).get(condition.type)
+        status = JobStatus(meta.generation, State.STALLED, (settled(condition, before),))
+        ref = ObjectRef(JOB_KIND, meta.namespace, meta.name, uid)
+        try:
+            await self._writer.write(ref, encode(status), invalid.status, meta.resource_version)
+        except (Superseded, Fault):
+            self._queue.add_after(INVALID + uid, self._settings.retry_most_s)
+
+
+def _differs(new: Mapping[str, Any], old: Mapping[str, Any]) -> bool:
+    return any(new.get(k) != old.get(k) for k in {*new, *old})
+
+
+def _only_numbers_differ(new: Mapping[str, Any], old: Mapping[str, Any]) -> bool:
+    changed = {k for k in {*new, *old} if new.get(k) != old.get(k)}
+    return changed <= _NUMBERS
+
+
+def _event(ref: ObjectRef, status: JobStatus) -> Event:
+    """The change of state, in the words of the condition that says most about it."""
+    told = {c.type: c for c in status.conditions if c.is_true}
+    order = (
+        ConditionType.FAILED,
+        ConditionType.STALLED,
+        ConditionType.COMPLETE,
+        ConditionType.SUSPENDED,
+        ConditionType.RECONCILING,
+        ConditionType.SUBMITTED,
+    )
+    found = next((told[t] for t in order if t in told), None)
+    warning = status.state in {State.FAILED, State.STALLED}
+    if found is None or status.state in {State.RUNNING, State.COLLECTING, State.CANCELLING}:
+        text = status.progress or status.state.value
+        return Event(ref, status.state.value, text, warning)
+    return Event(ref, found.reason, found.message, warning)

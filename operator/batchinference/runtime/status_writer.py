@@ -1,0 +1,56 @@
+"""The one writer of statuses: only on change, version-checked, never more than a few at once.
+
+Works on plain JSON: what is to stand there, and what stands there. It must not know conditions.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+from batchinference.errors import Fault, Superseded
+from batchinference.ports import Kube, Metrics, ObjectRef
+
+
+def merge_patch(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """The JSON merge patch that makes `new` of `old`; empty when nothing differs."""
+    patch: dict[str, Any] = {k: None for k in old if k not in new and old[k] is not None}
+    for name, value in new.items():
+        before = old.get(name)
+        if isinstance(value, Mapping) and isinstance(before, Mapping):
+            inner = merge_patch(before, value)
+            if inner:
+                patch[name] = inner
+        elif before != value:
+            patch[name] = value
+    return patch
+
+
+class StatusWriter:
+    """Writes statuses through the `Kube` port."""
+
+    def __init__(self, kube: Kube, metrics: Metrics, at_once: int) -> None:
+        self._kube = kube
+        self._metrics = metrics
+        self._slots = asyncio.Semaphore(at_once)
+
+    async def write(
+        self, ref: ObjectRef, new: Mapping[str, Any], old: Mapping[str, Any], version: str
+    ) -> str | None:
+        """Make the status `new` where it was `old` at `version`.
+
+        Returns the new version, or None when nothing was written: no change, the object is gone,
+        or it has changed meanwhile (its watch event brings us back).
+        """
+        patch = merge_patch(old, new)
+        if not patch:
+            return None
+        async with self._slots:
+            try:
+                written = await self._kube.patch_status(ref, patch, version)
+            except (Superseded, Fault):
+                self._metrics.count("status_writes_total", outcome="superseded")
+                raise
+        self._metrics.count("status_writes_total", outcome="written" if written else "gone")
+        return written

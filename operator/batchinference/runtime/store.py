@@ -1,0 +1,184 @@
+"""The objects as the watch last showed them, by run. No I/O; never raises on hostile objects.
+
+Owns which object steers a run and which keys an event concerns. It must not know what a run does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from batchinference.core.begin import key_of
+from batchinference.errors import InvalidObject
+from batchinference.model.job import BatchInferenceJob, parse_job
+from batchinference.model.metadata import ObjectMeta, parse_metadata
+from batchinference.model.provider import InferenceProvider, parse_provider
+
+JOB_KIND = "BatchInferenceJob"
+FINALIZER = "batchinference.dev/cancel-on-delete"
+INVALID = "invalid/"
+PROVIDER = "provider/"
+
+
+@dataclass(frozen=True, slots=True)
+class InvalidJob:
+    """A job whose spec does not decode: validation was off, or the CRD is another one's."""
+
+    metadata: ObjectMeta
+    status: Mapping[str, Any]
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class SeenProvider:
+    """A provider object, with its spec also as the API server has it."""
+
+    provider: InferenceProvider
+    settings: Mapping[str, Any]
+
+
+def provider_key(kind: str, namespace: str, name: str) -> str:
+    """The queue key of a provider object."""
+    return f"{PROVIDER}{kind}/{namespace}/{name}"
+
+
+def provider_of(job: BatchInferenceJob) -> str:
+    """The queue key of the provider that a job refers to."""
+    ref = job.spec.provider_ref
+    cluster = ref.kind == "ClusterInferenceProvider"
+    return provider_key(ref.kind, "" if cluster else job.metadata.namespace, ref.name)
+
+
+class Store:
+    """Jobs and providers in memory."""
+
+    def __init__(self) -> None:
+        self._jobs: dict[str, BatchInferenceJob] = {}
+        self._keys: dict[str, str] = {}
+        self._uids: dict[str, set[str]] = {}
+        self._changed_spec: set[str] = set()
+        self._deleted: set[str] = set()
+        self._invalid: dict[str, InvalidJob] = {}
+        self.providers: dict[str, SeenProvider] = {}
+
+    # ---- what the feed tells
+
+    def observe(self, kind: str, event: str | None, body: Mapping[str, Any]) -> set[str]:
+        """Take in one watch event; returns the queue keys that it concerns."""
+        if kind == JOB_KIND:
+            return self._observe_job(event, body)
+        return self._observe_provider(kind, event, body)
+
+    def _observe_job(self, event: str | None, body: Mapping[str, Any]) -> set[str]:
+        uid = str(body.get("metadata", {}).get("uid", ""))
+        if event == "DELETED":
+            return self._forget(uid)
+        try:
+            job = parse_job(body)
+        except InvalidObject as error:
+            self._invalid[uid] = InvalidJob(
+                parse_metadata(body), body.get("status") or {}, str(error)
+            )
+            return {INVALID + uid}
+        self._invalid.pop(uid, None)
+        if job.spec.is_managed_elsewhere:
+            return self._forget(uid) if uid in self._jobs else set()
+        computed = key_of(job)
+        key = self._keys.setdefault(uid, str(job.status.get("runKey") or computed))
+        if key != computed:
+            self._changed_spec.add(uid)
+        else:
+            self._changed_spec.discard(uid)
+        before = self._jobs.get(uid)
+        self._jobs[uid] = job
+        self._uids.setdefault(key, set()).add(uid)
+        return {key} if before is None or _trigger(before) != _trigger(job) else set()
+
+    def _forget(self, uid: str) -> set[str]:
+        self._invalid.pop(uid, None)
+        self._jobs.pop(uid, None)
+        key = self._keys.pop(uid, None)
+        if key is None:
+            return set()
+        self._deleted.add(uid)
+        self._uids[key].discard(uid)
+        if not self._uids[key]:
+            del self._uids[key]
+        return {key}
+
+    def _observe_provider(self, kind: str, event: str | None, body: Mapping[str, Any]) -> set[str]:
+        meta = body.get("metadata", {})
+        key = provider_key(kind, str(meta.get("namespace", "")), str(meta.get("name", "")))
+        if event == "DELETED":
+            self.providers.pop(key, None)
+            return {key}
+        try:
+            seen = SeenProvider(parse_provider({"kind": kind, **body}), body.get("spec", {}))
+        except InvalidObject:
+            # The schema forbids it; without the schema such an object is as good as absent.
+            self.providers.pop(key, None)
+            return {key}
+        before = self.providers.get(key)
+        self.providers[key] = seen
+        same = before is not None and _same_provider(before.provider, seen.provider)
+        return set() if same else {key}
+
+    # ---- what the reconciler asks
+
+    def steering(self, key: str) -> BatchInferenceJob | None:
+        """The oldest object of the run that is not being deleted, else the oldest one."""
+        jobs = self.jobs_of(key)
+        living = [j for j in jobs if not j.metadata.is_being_deleted]
+        return next(iter(living or jobs), None)
+
+    def jobs_of(self, key: str) -> list[BatchInferenceJob]:
+        """Every object of the run, oldest first."""
+        jobs = [self._jobs[uid] for uid in self._uids.get(key, ())]
+        return sorted(jobs, key=lambda j: (str(j.metadata.creation_time), j.metadata.uid))
+
+    def was_deleted(self, uid: str) -> bool:
+        """Whether the watch showed that object going."""
+        return uid in self._deleted
+
+    def has_changed_spec(self, uid: str) -> bool:
+        """Whether the billable spec is no longer the one its run was made of."""
+        return uid in self._changed_spec
+
+    def invalid(self, uid: str) -> InvalidJob | None:
+        """A job that does not decode."""
+        return self._invalid.get(uid)
+
+    def dependents(self, key: str) -> set[str]:
+        """Runs whose object refers to that provider."""
+        return {self._keys[uid] for uid, job in self._jobs.items() if provider_of(job) == key}
+
+    # ---- what our own writes tell ahead of the watch
+
+    def wrote_status(self, uid: str, status: Mapping[str, Any], version: str) -> None:
+        """Our status write went through."""
+        job = self._jobs.get(uid)
+        if job is not None:
+            meta = replace(job.metadata, resource_version=version)
+            self._jobs[uid] = replace(job, metadata=meta, status=status)
+
+    def wrote_finalizer(self, uid: str, present: bool, version: str) -> None:
+        """Our finalizer write went through."""
+        job = self._jobs.get(uid)
+        if job is not None:
+            others = tuple(f for f in job.metadata.finalizers if f != FINALIZER)
+            finalizers = (*others, FINALIZER) if present else others
+            meta = replace(job.metadata, resource_version=version, finalizers=finalizers)
+            self._jobs[uid] = replace(job, metadata=meta)
+
+
+def _trigger(job: BatchInferenceJob) -> tuple[object, ...]:
+    """What makes an event worth a look; our own status writes do not."""
+    meta = job.metadata
+    return meta.generation, meta.deletion_time, FINALIZER in meta.finalizers
+
+
+def _same_provider(old: InferenceProvider, new: InferenceProvider) -> bool:
+    return (
+        old.metadata.uid == new.metadata.uid and old.metadata.generation == new.metadata.generation
+    )
