@@ -19,7 +19,7 @@ from .lifecycle import Lifecycle
 from .openai_batches import Batch, Batches
 from .openai_files import Files
 from .openai_service import OpenAIService
-from .settings import BedrockSettings, InForce, OpenAISettings, UnknownSetting, change
+from .settings import InForce, UnknownSetting, change
 
 _MAIN_STATE = {"openai": "in_progress", "bedrock": "InProgress"}
 
@@ -30,6 +30,7 @@ class ControlService:
 
     lifecycle: Lifecycle
     settings: InForce
+    initial: InForce  # what reset goes back to
     faults: Faults
     gateway: Gateway
     files: Files
@@ -153,8 +154,8 @@ class ControlService:
         self.batches.clear()
         self.jobs.clear()
         self.files.clear()
-        self.settings.openai = OpenAISettings()
-        self.settings.bedrock = BedrockSettings()
+        self.settings.openai = self.initial.openai
+        self.settings.bedrock = self.initial.bedrock
         await self._s3("POST", "reset")
         return {}
 

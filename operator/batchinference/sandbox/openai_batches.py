@@ -202,7 +202,7 @@ class Batches:
         settings = self._settings.openai
         if not batch.cancelled:
             problems = await self._validate(batch, source)
-            if problems:
+            if problems and not batch.cancelled:
                 self._fail(batch, problems)
                 return
         if batch.cancelled:
@@ -261,7 +261,7 @@ class Batches:
     @staticmethod
     def _doomed(batch: Batch, rule: Rule, checked: CheckedOpenAI) -> LineProblem:
         if rule.kind == "quota":
-            return _token_limit(batch, checked.prompt_tokens)
+            return _token_limit(batch, max(1, checked.prompt_tokens - 1))
         return LineProblem(rule.code or "server_error", rule.message or "The batch failed.")
 
     def _fail(self, batch: Batch, problems: list[LineProblem]) -> None:

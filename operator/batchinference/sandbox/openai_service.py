@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from . import openai_endpoints, openai_types, spells
+from . import openai_endpoints, spells
 from .clock import Clock
 from .gateway import ApiError, Call, Gateway
 from .openai_batches import Batch, Batches
@@ -160,7 +160,7 @@ class OpenAIService:
     async def _create(self, call: Call) -> web.Response:
         body = body_of(await call.request.text())
         try:
-            openai_types.check("batch", body)
+            _check_types(body)
             _check_metadata(body.get("metadata"))
             output_life_s = None
             if body.get("output_expires_after") is not None:
@@ -234,6 +234,12 @@ class OpenAIService:
         """Forget the counts of live calls."""
         self.live.clear()
         self._spent.clear()
+
+
+def _check_types(body: dict[str, Any]) -> None:
+    from .openai_types import check  # noqa: PLC0415  # a second to load; the server warms it up
+
+    check("batch", body)
 
 
 def _check_played(endpoint: str) -> None:

@@ -5,7 +5,7 @@ or answers. Loading the types takes a second, so plain requests are passed witho
 (`openai_endpoints`).
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import Any, get_type_hints
 
@@ -96,12 +96,16 @@ def check(name: str, body: Mapping[str, Any]) -> None:
     for key in body:
         if key not in _fields(name) and key != "stream":
             raise Refusal(400, f"Unknown parameter: '{key}'.", "unknown_parameter", key)
-    _check_shape(_REQUESTS[name], dict(body), "")
+    given = dict(body)
+    if name == "/v1/chat/completions" and given.get("messages"):
+        _check_messages(given["messages"])  # by role, for clearer words than a union's
+        given["messages"] = []
+    _check_shape(_REQUESTS[name], given, "")
     for key, (low, high) in _NUMBERS.items():
         value = body.get(key)
         if isinstance(value, int | float) and not isinstance(value, bool):
             check_range(key, value, low, high)
-    if name == "/v1/chat/completions":
+    if name == "/v1/chat/completions" and not body["messages"]:
         _check_messages(body["messages"])
 
 
@@ -155,22 +159,24 @@ def _check_messages(messages: Any) -> None:
 
 def _check_shape(shape: Any, value: Any, at: str) -> None:
     try:
-        for _ in _leaves(_adapter(shape).validate_python(value, strict=True)):
-            pass
+        checked = _adapter(shape).validate_python(value, strict=True)
     except ValidationError as error:
         raise _in_openai_words(error, at) from error
+    _check_members(checked, at)
 
 
-def _leaves(value: Any) -> Iterator[Any]:
+def _check_members(value: Any, at: str) -> None:
     """Walk a checked value to its end: pydantic checks members of an Iterable only when read."""
     if isinstance(value, Mapping):
-        for member in value.values():
-            yield from _leaves(member)
-    elif isinstance(value, str | bytes):
-        yield value
-    elif isinstance(value, Iterable):
-        for member in value:
-            yield from _leaves(member)
+        for key, member in value.items():
+            _check_members(member, f"{at}.{key}" if at else key)
+    elif isinstance(value, Iterable) and not isinstance(value, str | bytes):
+        try:
+            members = list(value)
+        except ValidationError as error:
+            raise _in_openai_words(error, at) from error
+        for index, member in enumerate(members):
+            _check_members(member, f"{at}[{index}]")
 
 
 def _in_openai_words(error: ValidationError, at: str) -> Refusal:

@@ -5,6 +5,7 @@ rules.
 """
 
 import asyncio
+import importlib
 import json
 import shutil
 import subprocess
@@ -30,7 +31,7 @@ from .openai_batches import Batches
 from .openai_files import Files
 from .openai_service import OpenAIService
 from .options import Options
-from .settings import InForce, change
+from .settings import BedrockSettings, InForce, OpenAISettings, change
 from .workers import Workers
 
 _SERVICE_KEY = "SANDBOXSERVICEROLE"
@@ -58,11 +59,16 @@ class Server:
         files_folder = self._folder / "files"
         files_folder.mkdir(parents=True, exist_ok=True)
         if options.s3:
-            await asyncio.to_thread(self._start_s3)
+            self._start_s3()
+        await asyncio.to_thread(importlib.import_module, f"{__package__}.openai_types")
+        if options.s3:
+            await asyncio.to_thread(self._await_s3)
         clock = self._lifecycle.clock
-        settings = InForce()
-        settings.openai = change(settings.openai, dict(options.openai))
-        settings.bedrock = change(settings.bedrock, dict(options.bedrock))
+        initial = InForce(
+            change(OpenAISettings(), dict(options.openai)),
+            change(BedrockSettings(), dict(options.bedrock)),
+        )
+        settings = InForce(initial.openai, initial.bedrock)
         faults = Faults()
         gateway = Gateway(clock, faults)
         files = Files(clock, files_folder, settings)
@@ -75,6 +81,7 @@ class Server:
         control = ControlService(
             lifecycle=self._lifecycle,
             settings=settings,
+            initial=initial,
             faults=faults,
             gateway=gateway,
             files=files,
@@ -96,8 +103,7 @@ class Server:
         self.url = f"http://{host}:{port}"
 
     def _start_s3(self) -> None:
-        log = self._folder / "s3.log"
-        with log.open("w", encoding="utf-8") as chatter:
+        with self._s3_log.open("w", encoding="utf-8") as chatter:
             self._s3 = subprocess.Popen(
                 [sys.executable, "-m", "batchinference.sandbox.s3"],
                 stdin=subprocess.PIPE,
@@ -106,7 +112,6 @@ class Server:
                 text=True,
             )
         assert self._s3.stdin is not None
-        assert self._s3.stdout is not None
         options = {
             "port": self.options.s3_port,
             "access_keys": list(self.options.accounts),
@@ -114,12 +119,19 @@ class Server:
         }
         self._s3.stdin.write(json.dumps(options) + "\n")
         self._s3.stdin.flush()
+
+    @property
+    def _s3_log(self) -> Path:
+        return self._folder / "s3.log"
+
+    def _await_s3(self) -> None:
+        assert self._s3 is not None
+        assert self._s3.stdout is not None
         answer = self._s3.stdout.readline()
         if not answer:
             self._s3.wait()
-            reason = (log.read_text(encoding="utf-8").strip().splitlines() or ["no reason given"])[
-                -1
-            ]
+            said = self._s3_log.read_text(encoding="utf-8").strip().splitlines()
+            reason = said[-1] if said else "no reason given"
             raise RuntimeError(f"S3 did not start on port {self.options.s3_port}: {reason}")
         self.s3_url = f"http://127.0.0.1:{json.loads(answer)['port']}"
 
