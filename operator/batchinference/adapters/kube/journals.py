@@ -53,8 +53,8 @@ class KubeJournals:
     def __init__(self, client: KubeClient, namespace: str) -> None:
         self._client = client
         self._namespace = namespace
-        # Labels and annotations that are not ours, of journals that have any, as last read. Changing
-        # them changes the resourceVersion, so a write that goes through carried the newest.
+        # Labels and annotations that are not ours, of journals that have any, as last read. They
+        # can't change without the resourceVersion, so a write that goes through carries the newest.
         self._foreign: dict[str, tuple[dict[str, str], dict[str, str]]] = {}
 
     async def all(self) -> Sequence[tuple[str, Run | None, str]]:
