@@ -401,3 +401,54 @@ def test_uninstalling_keeps_the_definitions_and_installing_again_takes_them_back
     own.helm(*install)
     labelled = own.kubectl("get", "crd", "-l", "seen=before", "-o", "name").stdout.split()
     assert len(labelled) == 1
+
+
+JOB = """
+apiVersion: batchinference.dev/v1alpha1
+kind: BatchInferenceJob
+metadata: {name: %s}
+spec:
+  providerRef: {kind: InferenceProvider, name: openai}
+  model: %s
+  operation: ChatCompletions
+  input: {inline: "{}"}
+  output: {configMap: {name: out}}
+%s
+"""
+
+
+def test_the_admission_policy_bounds_new_jobs_and_lets_old_ones_go(own_control_plane) -> None:
+    own = own_control_plane()
+    install = ("upgrade", "--install", "bio", CHART, "-n", "bio", "--create-namespace")
+    own.helm(*install)
+    own.kubectl("wait", "crd", "--all", "--for=condition=Established", "--timeout=60s")
+    old = JOB % ("old", "large", "")
+    own.kubectl("apply", "-f", "-", stdin=old)
+    own.helm(
+        *install,
+        "--set=admissionPolicy.enabled=true,admissionPolicy.requireBudget=true",
+        "--set=admissionPolicy.allowedModels={small,medium}",
+    )
+
+    def refusal(manifest: str) -> str:
+        arguments = ("create", "--dry-run=server", "-f", "-")
+        return own.kubectl(*arguments, stdin=manifest, check=False).stderr
+
+    budget = '  budget: {maxCost: "1", currency: USD}'
+    eventually(
+        lambda: (
+            "spec.model: large is not among the models that this cluster allows: small, medium"
+            in refusal(JOB % ("new", "large", budget))
+        ),
+        "the policy takes effect",
+    )
+    assert "set maxCost" in refusal(JOB % ("new", "small", ""))
+    assert refusal(JOB % ("new", "small", budget)) == ""
+
+    # What was there before can still be stopped and deleted.
+    patch = ("patch", "batchinferencejob", "old", "--type=merge", "-p")
+    own.kubectl(*patch, '{"spec":{"suspend":true}}')
+    own.kubectl(*patch, '{"spec":{"budget":{"maxCost":"1","currency":"USD"}}}')
+    removal = own.kubectl(*patch, '{"spec":{"budget":null}}', check=False)
+    assert "this cluster asks every job for a budget" in removal.stderr
+    own.kubectl("delete", "batchinferencejob", "old", "--timeout=30s")

@@ -344,6 +344,10 @@ def test_without_rbac_nothing_grants_anything(render) -> None:
         ("service.enabled", "Service"),
         ("podMonitor.enabled", "PodMonitor"),
         ("networkPolicy.enabled", "NetworkPolicy"),
+        (
+            "admissionPolicy.requireBudget=true,admissionPolicy.enabled",
+            "ValidatingAdmissionPolicy",
+        ),
         ("podDisruptionBudget.enabled", "PodDisruptionBudget"),
     ],
 )
@@ -363,6 +367,7 @@ def test_optional_objects_are_off_until_switched_on(render, switch, kind) -> Non
         pytest.param(
             "watchNamespaces={bio}", "operator's own namespace", id="jobs beside the journals"
         ),
+        pytest.param("admissionPolicy.enabled=true", "checks nothing", id="a policy without rules"),
         pytest.param(
             "settings.watchNamespaces={ml}", "the roles follow it", id="two places for one thing"
         ),
