@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from datetime import datetime
+
+from batchinference.core.transitions import RunInput, step_run
 from batchinference.model.job import JobSpec, SuccessPolicy
 from batchinference.model.run import CancelWhy, Ending, Results, Run, Shard, ShardState, Verdict
 from batchinference.model.status import Reason
@@ -104,3 +108,12 @@ def final_verdict(run: Run, spec: JobSpec, results: Results) -> Verdict:
         f"{counted}; {failed} failed, more than `successPolicy` tolerates. The results are kept. "
         "To run it again, create the object with another `runID`",
     )
+
+
+def reject(run: Run, reason: str, message: str, now: datetime) -> Run:
+    """The run fails before anything was accepted."""
+    stepped = step_run(run, RunInput.REJECT)
+    if stepped is None or run.was_submitted:
+        return run
+    verdict = Verdict(Ending.FAILED, reason, message)
+    return replace(stepped, verdict=verdict, completion_time=now)

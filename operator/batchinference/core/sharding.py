@@ -73,7 +73,9 @@ def records_to_move(
     Args:
         last: the last shard.
         full_records: records of the shard before it.
-        sizes, tokens: the end of the shard before it, in order; as far back as is known.
+        sizes: of the end of the shard before it, in order; as far back as is known.
+        tokens: the same records'.
+        limits: what both shards are held to.
 
     Returns:
         0 where the last shard has enough, or where no move gives both enough within the limits:

@@ -8,10 +8,11 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from batchinference.core.absorb import following, lose, reject
 from batchinference.core.draft import Draft
 from batchinference.core.effects import DeleteInput, LookUp, StartTask, Submit
+from batchinference.core.follow import following, lose
 from batchinference.core.keys import next_ordinal, submission_id
+from batchinference.core.policy import reject
 from batchinference.core.transitions import ShardInput, step_shard
 from batchinference.errors import Permanent
 from batchinference.model.run import (

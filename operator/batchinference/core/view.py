@@ -151,7 +151,7 @@ def _conditions(scene: Scene, state: State) -> Iterable[Condition]:
     before = conditions_in(scene.job.status)
     for kind, (value, reason, message) in _facts(scene, state).items():
         fresh = Condition(
-            type=kind,
+            type=str(kind),
             status=value,
             reason=reason,
             message=message,

@@ -6,13 +6,14 @@ begin only on a provider that was tried in this process.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
 
 from batchinference.clock import Clock
 from batchinference.core.problem import Problem
-from batchinference.errors import Fault, InvalidObject, Stalled
+from batchinference.errors import Fault, InvalidObject, Stalled, Superseded
 from batchinference.model.codec import decode, encode
 from batchinference.model.job import BatchInferenceJob
 from batchinference.model.provider import InferenceProvider, ProviderStatus, not_implemented_fields
@@ -24,6 +25,8 @@ from batchinference.runtime.credentials import same_connection
 from batchinference.runtime.settings import RuntimeSettings
 from batchinference.runtime.status_writer import StatusWriter
 from batchinference.runtime.store import SeenProvider, Store, provider_of
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,10 +96,11 @@ class Providers:
             return 0.0, before is not None
         trial = await self._trial(seen, before)
         self._trials[key] = trial
-        await self._write(seen.provider, trial)
         wait = self._settings.provider_check_s
         if trial.problem is not None:
             wait = self._settings.provider_retry_s
+        if not await self._write(seen.provider, trial):
+            wait = min(wait, self._settings.retry_first_s)
         return wait, before is None or before != trial
 
     async def _trial(self, seen: SeenProvider, before: Trial | None) -> Trial:
@@ -127,7 +131,8 @@ class Providers:
         meta = provider.metadata
         return account or f"{provider.kind}/{meta.namespace}/{meta.name}"
 
-    async def _write(self, provider: InferenceProvider, trial: Trial) -> None:
+    async def _write(self, provider: InferenceProvider, trial: Trial) -> bool:
+        """Show the trial; False when it has to be tried again soon."""
         numbers = self._census.numbers(trial.account)
         problem = trial.problem
         condition = Condition(
@@ -148,7 +153,12 @@ class Providers:
         )
         meta = provider.metadata
         ref = ObjectRef(provider.kind, meta.namespace, meta.name, meta.uid)
-        await self._writer.write(ref, encode(status), provider.status, meta.resource_version)
+        try:
+            await self._writer.write(ref, encode(status), provider.status, meta.resource_version)
+        except (Fault, Superseded) as fault:
+            logger.warning("Status of %s %s: %s", provider.kind, meta.name, fault)
+            return False
+        return True
 
     # ---- what jobs ask
 

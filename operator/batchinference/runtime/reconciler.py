@@ -12,13 +12,14 @@ from dataclasses import replace
 from datetime import datetime
 
 from batchinference.clock import Clock, Randomness
-from batchinference.core.absorb import Setting, absorb
+from batchinference.core.absorb import absorb
 from batchinference.core.backoff import backoff_s
 from batchinference.core.begin import begin, journaled_spec
 from batchinference.core.decide import decide
 from batchinference.core.draft import Decision, Observed
 from batchinference.core.outcomes import Outcome
 from batchinference.core.problem import Problem
+from batchinference.core.setting import Setting
 from batchinference.core.view import conditions_in
 from batchinference.errors import Fault, NewerSchema, Superseded
 from batchinference.model.batch import Traits

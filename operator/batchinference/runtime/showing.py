@@ -100,7 +100,7 @@ class Showing:
         """A job that does not decode says so, and nothing else happens to it."""
         meta: ObjectMeta = invalid.metadata
         condition = Condition(
-            type=ConditionType.STALLED,
+            type=str(ConditionType.STALLED),
             status="True",
             reason=Reason.INVALID_SPEC,
             message=invalid.message,

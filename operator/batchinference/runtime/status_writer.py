@@ -13,17 +13,10 @@ from batchinference.errors import Fault, Superseded
 from batchinference.ports import Kube, Metrics, ObjectRef
 
 
-def merge_patch(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
-    """The JSON merge patch that makes `new` of `old`; empty when nothing differs."""
+def changed_members(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """What the port needs to make `new` of `old`: members are replaced whole, None removes."""
     patch: dict[str, Any] = {k: None for k in old if k not in new and old[k] is not None}
-    for name, value in new.items():
-        before = old.get(name)
-        if isinstance(value, Mapping) and isinstance(before, Mapping):
-            inner = merge_patch(before, value)
-            if inner:
-                patch[name] = inner
-        elif before != value:
-            patch[name] = value
+    patch.update({name: value for name, value in new.items() if old.get(name) != value})
     return patch
 
 
@@ -43,7 +36,7 @@ class StatusWriter:
         Returns the new version, or None when nothing was written: no change, the object is gone,
         or it has changed meanwhile (its watch event brings us back).
         """
-        patch = merge_patch(old, new)
+        patch = changed_members(old, new)
         if not patch:
             return None
         async with self._slots:
