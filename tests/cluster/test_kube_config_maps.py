@@ -19,6 +19,7 @@ from batchinference.adapters.kube.config_map_place import ConfigMapPlace
 from batchinference.adapters.kube.config_map_store import ConfigMapStore
 from batchinference.adapters.kube.connection import KubeConnection
 from batchinference.errors import Permanent, Retry, Stalled
+from batchinference.model.work import Holder
 from batchinference.ports import Claim, SourceChanged
 
 
@@ -169,18 +170,18 @@ class TestInput:
     def test_a_key_is_an_object(self, config_maps: ConfigMaps, namespace: str) -> None:
         made_by_hand(config_maps, namespace, "rows", data={"in.jsonl": '{"ü": 1}\n'})
         source = ConfigMapInput(config_maps)
-        uri = f"configmap://{namespace}/rows#in.jsonl"
+        uri = f"configmap://{namespace}/rows/in.jsonl"
         info = source.head(uri)
         assert info is not None
         assert info.size == 10
         assert b"".join(source.read(info)) == '{"ü": 1}\n'.encode()
         assert [found.uri for found in source.list(uri)] == [uri]
-        assert source.head(f"configmap://{namespace}/rows#other") is None
-        assert source.head(f"configmap://{namespace}/other#in.jsonl") is None
+        assert source.head(f"configmap://{namespace}/rows/other") is None
+        assert source.head(f"configmap://{namespace}/other/in.jsonl") is None
 
     def test_binary_keys_are_read_too(self, config_maps: ConfigMaps, namespace: str) -> None:
         made_by_hand(config_maps, namespace, "rows", binaryData={"in.jsonl.gz": "H4sI"})
-        assert ConfigMapInput(config_maps).get(f"configmap://{namespace}/rows#in.jsonl.gz") == (
+        assert ConfigMapInput(config_maps).get(f"configmap://{namespace}/rows/in.jsonl.gz") == (
             b"\x1f\x8b\x08"
         )
 
@@ -189,7 +190,7 @@ class TestInput:
     ) -> None:
         made_by_hand(config_maps, namespace, "rows", data={"in": "1\n"})
         source = ConfigMapInput(config_maps)
-        info = source.head(f"configmap://{namespace}/rows#in")
+        info = source.head(f"configmap://{namespace}/rows/in")
         assert info is not None
         kubectl("label", "configmap", "rows", "team=ml", "-n", namespace)
         assert b"".join(source.read(info)) == b"1\n"
@@ -198,7 +199,7 @@ class TestInput:
             b"".join(source.read(info))
 
     def test_it_is_never_written(self, config_maps: ConfigMaps, namespace: str) -> None:
-        uri = f"configmap://{namespace}/rows#in"
+        uri = f"configmap://{namespace}/rows/in"
         source = ConfigMapInput(config_maps)
         for write in (
             lambda: source.put(uri, b""),
@@ -289,11 +290,14 @@ class TestPlace:
     ) -> None:
         place.claim(OURS)
         uri = self.finish(place, '{"a": "ü"}\n'.encode(), b'{"e": 1}\n')
-        assert uri == f"configmap://{namespace}/answers#manifest.json"
+        assert uri == f"configmap://{namespace}/answers/manifest.json"
         shown = json.loads(kubectl("get", "cm", "answers", "-n", namespace, "-o", "json").stdout)
         assert shown["data"]["results.jsonl"] == '{"a": "ü"}\n'
         assert shown["data"]["errors.jsonl"] == '{"e": 1}\n'
         assert json.loads(shown["data"]["manifest.json"]) == {"runKey": "key-1"}
+        holder = place.claim(OURS)
+        assert holder is not None
+        assert (holder.run_key, holder.finished) == ("key-1", True)
         assert shown["metadata"]["annotations"]["batchinference.dev/manifest"]
 
     def test_results_go_on_in_the_next_config_map_at_line_ends(
@@ -368,6 +372,23 @@ class TestPlace:
         self.finish(place, b"{}\n")
         place.release(OURS)
         assert place.holds(OURS)
+
+    def test_a_finished_place_is_taken_over_whole(
+        self, place: ConfigMapPlace, config_maps: ConfigMaps, uri: str, namespace: str
+    ) -> None:
+        place.claim(OURS)
+        self.finish(place, b"x" * 700_000 + b"\n", b"{}\n")
+        theirs = ConfigMapPlace(config_maps, uri, THEIRS, "ml/other")
+        holder = theirs.claim(THEIRS)
+        assert holder is not None
+        assert not theirs.replace(THEIRS, Holder("key-3", "tag-3", "cluster-1"))
+        assert place.holds(OURS)
+        assert theirs.replace(THEIRS, holder)
+        assert theirs.holds(THEIRS)
+        found = config_maps.get(namespace, "answers")
+        assert found is not None
+        assert "data" not in found
+        assert config_maps.get(namespace, "answers-1") is None
 
     def test_a_place_taken_over_by_another_run_takes_no_results(
         self, place: ConfigMapPlace, config_maps: ConfigMaps, uri: str, namespace: str

@@ -16,7 +16,7 @@ _CHUNK = 1 << 20
 
 
 class ConfigMapInput:
-    """See `ports.ObjectStore`, for `configmap://<namespace>/<name>#<key>`; read-only.
+    """See `ports.ObjectStore`, for `configmap://<namespace>/<name>/<key>`; read-only.
 
     The ETag is the content's hash, and not the resourceVersion, so that a label put on the
     ConfigMap while it is read is no change of the input.
@@ -79,9 +79,9 @@ class ConfigMapInput:
         found = self._config_maps.get(where.namespace, where.name)
         if found is None:
             return None
-        if (text := (found.get("data") or {}).get(where.key)) is not None:
+        if (text := (found.get("data") or {}).get(where.path)) is not None:
             return str(text).encode()
-        packed = (found.get("binaryData") or {}).get(where.key)
+        packed = (found.get("binaryData") or {}).get(where.path)
         return None if packed is None else base64.b64decode(packed)
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from typing import Any
 
 import msgspec
@@ -47,7 +46,7 @@ _Change = Callable[[dict[str, Any]], None]
 
 
 class ConfigMapPlace:
-    """See `ports.ResultPlace`.
+    """See `ports.ResultPlace` and `ports.Replaceable`.
 
     One object serves one task: the numbers of a file's second and later parts are counted here.
     """
@@ -64,7 +63,7 @@ class ConfigMapPlace:
         self.uri = uri
         self._config_maps = config_maps
         self._where = parse(uri)
-        self._ours = _text(ours)
+        self._ours = ours
         self._job = job
         self._begun = False
         self._next = dict.fromkeys(_FILES, 0)
@@ -73,33 +72,58 @@ class ConfigMapPlace:
     # ------------------------------------------------------------ the claim
 
     def claim(self, claim: Claim) -> Holder | None:
-        """See `ports.ResultPlace.claim`. A ConfigMap of nobody's has a holder without a key."""
-        text = _text(claim)
+        """See `ports.ResultPlace.claim`.
+
+        A finished run finds itself as the holder, `finished` being set. A ConfigMap that is not of
+        this operator's making has a holder without a key.
+        """
         for _ in range(_TRIES):
-            manifest = self._manifest(0, text)
+            manifest = self._manifest(0, _text(claim))
             if self._config_maps.create(self._where.namespace, manifest) is not None:
                 return None
             found = self._first()
             if found is not None:
-                return None if _claim_of(found) == text else self._holder(found)
+                mine = _is_of(found, claim) and not _has_manifest(found)
+                return None if mine else self._holder(found)
         raise Retry("ObjectChanging", f"{self.uri} is created and deleted by others")
 
     def holds(self, claim: Claim) -> bool:
         """See `ports.ResultPlace.holds`."""
         found = self._first()
-        return found is not None and _claim_of(found) == _text(claim)
+        return found is not None and _is_of(found, claim)
 
     def release(self, claim: Claim) -> None:
         """See `ports.ResultPlace.release`."""
         for _ in range(_TRIES):
             found = self._first()
-            if found is None or _claim_of(found) != _text(claim) or _has_manifest(found):
+            if found is None or not _is_of(found, claim) or _has_manifest(found):
                 return
             # The continuations first: without the claim nobody would know whose they are.
-            self._delete_from(1, _text(claim))
+            self._delete_from(1, claim)
             version = found["resourceVersion"]
             if self._config_maps.delete(self._where.namespace, self._where.name, version=version):
                 return
+        raise Retry("ObjectChanging", f"{self.uri} is being changed by others")
+
+    def replace(self, claim: Claim, holder: Holder) -> bool:
+        """See `ports.Replaceable`. Its continuations go first, the manifest with the claim: nobody
+        trusts half of them.
+        """
+        for _ in range(_TRIES):
+            found = self._config_maps.get(self._where.namespace, self._where.name)
+            if found is None:
+                return False
+            theirs = _decoded(found["metadata"])
+            if theirs is None or (theirs.run_key, theirs.run_tag) != (
+                holder.run_key,
+                holder.run_tag,
+            ):
+                return False
+            self._delete_from(1, theirs)
+            taken = self._manifest(0, _text(claim))
+            taken["metadata"]["resourceVersion"] = found["metadata"]["resourceVersion"]
+            if self._config_maps.replace(self._where.namespace, taken) is not None:
+                return True
         raise Retry("ObjectChanging", f"{self.uri} is being changed by others")
 
     # ------------------------------------------------------------ the results
@@ -120,7 +144,7 @@ class ConfigMapPlace:
         """See `ports.ResultPlace.part_uri`: where the part begins."""
         key, _ = _FILES[kind]
         name = self._name(self._starts.get((kind, number), number))
-        return str(ConfigMapURI(self._where.namespace, name, key=key))
+        return str(ConfigMapURI(self._where.namespace, name, key))
 
     def write_manifest(self, manifest: Mapping[str, Any]) -> str:
         """See `ports.ResultPlace.write_manifest`. Content and annotation come in one write."""
@@ -140,7 +164,7 @@ class ConfigMapPlace:
             config_map["metadata"]["annotations"][MANIFEST_ANNOTATION] = digest
 
         self._change(0, write)
-        return str(ConfigMapURI(self._where.namespace, self._where.name, key=MANIFEST))
+        return str(ConfigMapURI(self._where.namespace, self._where.name, MANIFEST))
 
     def store_piece(self, kind: str, text: str) -> None:
         """Write the next piece of a file; for the writer of a part."""
@@ -158,7 +182,7 @@ class ConfigMapPlace:
         if self._begun:
             return
         found = self._first()
-        if found is None or _claim_of(found) != self._ours:
+        if found is None or not _is_of(found, self._ours):
             raise Stalled(
                 Reason.OUTPUT_CONFLICT,
                 f"ConfigMap {self._where.namespace}/{self._where.name} no longer carries the claim "
@@ -183,12 +207,12 @@ class ConfigMapPlace:
         for _ in range(_TRIES):
             found = self._config_maps.get(namespace, name)
             if found is None and number:
-                made = self._manifest(number, self._ours)
+                made = self._manifest(number, _text(self._ours))
                 change(made)
                 if self._config_maps.create(namespace, made) is not None:
                     return
                 continue
-            if found is None or _claim_of(found["metadata"]) != self._ours:
+            if found is None or not _is_of(found["metadata"], self._ours):
                 raise Stalled(
                     Reason.OUTPUT_CONFLICT,
                     f"ConfigMap {namespace}/{name} is in the way of the results and was not made "
@@ -199,12 +223,12 @@ class ConfigMapPlace:
                 return
         raise Retry("ObjectChanging", f"ConfigMap {namespace}/{name} is being changed by others")
 
-    def _delete_from(self, number: int, claim: str) -> None:
+    def _delete_from(self, number: int, claim: Claim) -> None:
         """Delete our continuations from that number on."""
         while True:
             name = self._name(number)
             found = self._config_maps.get(self._where.namespace, name, metadata_only=True)
-            if found is None or _claim_of(found["metadata"]) != claim:
+            if found is None or not _is_of(found["metadata"], claim):
                 return
             self._config_maps.delete(self._where.namespace, name)
             number += 1
@@ -232,12 +256,9 @@ class ConfigMapPlace:
 
     def _holder(self, metadata: Mapping[str, Any]) -> Holder:
         name = f"ConfigMap {self._where.namespace}/{self._where.name}"
-        try:
-            found = msgspec.json.decode(_claim_of(metadata), type=Claim)
-        except msgspec.DecodeError:
-            return Holder(
-                "", "", "", description=f"{name} exists and was not made by this operator"
-            )
+        found = _decoded(metadata)
+        if found is None:
+            return Holder("", "", "", description=f"{name} was not made by this operator")
         return Holder(
             found.run_key,
             found.run_tag,
@@ -307,12 +328,22 @@ class ConfigMapPart:
 
 
 def _text(claim: Claim) -> str:
-    # The description is for people; it is no part of who holds the place.
-    return msgspec.json.encode({**asdict(claim), "description": ""}).decode()
+    return msgspec.json.encode(claim).decode()
 
 
-def _claim_of(metadata: Mapping[str, Any]) -> str:
-    return str((metadata.get("annotations") or {}).get(CLAIM_ANNOTATION, ""))
+def _decoded(metadata: Mapping[str, Any]) -> Claim | None:
+    """The claim on a ConfigMap, None where there is none of ours."""
+    text = (metadata.get("annotations") or {}).get(CLAIM_ANNOTATION)
+    try:
+        return None if text is None else msgspec.json.decode(text, type=Claim)
+    except msgspec.MsgspecError:
+        return None
+
+
+def _is_of(metadata: Mapping[str, Any], claim: Claim) -> bool:
+    found = _decoded(metadata)
+    mine = (claim.run_key, claim.installation)
+    return found is not None and (found.run_key, found.installation) == mine
 
 
 def _has_manifest(metadata: Mapping[str, Any]) -> bool:

@@ -1,4 +1,4 @@
-"""URIs of data in ConfigMaps: `configmap://namespace/name`, with a path or a `#key` behind it."""
+"""URIs of data in ConfigMaps: `configmap://namespace/name`, with a path or a key behind it."""
 
 from __future__ import annotations
 
@@ -14,17 +14,15 @@ PIECE = 900 * 1024
 
 @dataclass(frozen=True, slots=True)
 class ConfigMapURI:
-    """The parts of such a URI; `path` and `key` are "" where there is none."""
+    """The parts of such a URI; `path` is "" where there is none, and a key where it is one."""
 
     namespace: str
     name: str
     path: str = ""
-    key: str = ""
 
     def __str__(self) -> str:
         path = f"/{self.path}" if self.path else ""
-        key = f"#{self.key}" if self.key else ""
-        return f"{SCHEME}{self.namespace}/{self.name}{path}{key}"
+        return f"{SCHEME}{self.namespace}/{self.name}{path}"
 
 
 def parse(uri: str) -> ConfigMapURI:
@@ -33,9 +31,8 @@ def parse(uri: str) -> ConfigMapURI:
     Raises:
         Permanent: it is none.
     """
-    rest, _, key = uri.removeprefix(SCHEME).partition("#")
-    namespace, _, rest = rest.partition("/")
+    namespace, _, rest = uri.removeprefix(SCHEME).partition("/")
     name, _, path = rest.partition("/")
     if not uri.startswith(SCHEME) or not namespace or not name:
         raise Permanent("InvalidURI", f"{uri} is not of the form {SCHEME}namespace/name")
-    return ConfigMapURI(namespace, name, path, key)
+    return ConfigMapURI(namespace, name, path)

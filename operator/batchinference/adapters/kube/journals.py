@@ -73,7 +73,7 @@ class KubeJournals:
                     del query["continue"]
                     continue
                 raise refusal.fault() from refusal
-            for item in page["items"]:
+            for item in page["items"] or ():
                 key = item["metadata"]["name"].removeprefix("run-")
                 self._remember(key, item)
                 try:
