@@ -78,15 +78,22 @@ class OpenAIData:
     def encode(self, row: int, request: Mapping[str, Any], model: str) -> bytes:
         """See `ports.BatchData.encode`."""
         body = request["body"]
-        if not isinstance(body, msgspec.Raw):  # raw bodies were checked and completed already
-            if body.get("stream"):
-                raise UnsupportedRequest(
-                    codes.STREAMING_UNSUPPORTED, "`body.stream` is true: a batch can't"
-                )
-            if not body.get("model"):
-                body = {**body, "model": model}
+        if body.get("stream"):
+            raise UnsupportedRequest(
+                codes.STREAMING_UNSUPPORTED, "`body.stream` is true: a batch can't"
+            )
+        if not body.get("model"):
+            body = {**body, "model": model}
         line = {"custom_id": wire_id(row), "method": "POST", "url": request["url"], "body": body}
         return _encode(line)
+
+    def encode_body(self, row: int, url: str, body: bytes) -> bytes:
+        """See `ports.BodyEncoder.encode_body`."""
+        return b'{"custom_id":"%b","method":"POST","url":"%b","body":%b}' % (
+            wire_id(row).encode(),
+            url.encode(),
+            body,
+        )
 
     def decode(self, line: bytes) -> ResultLine:
         """See `ports.BatchData.decode`."""
