@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from batchinference.errors import NewerSchema, Permanent, Retry, Superseded
@@ -19,6 +19,7 @@ class FakeJournals:
     Attributes:
         stored: run key -> (document, version), what survives a crash.
         writes: how often anything was written.
+        on_write: told of every write as (before, after), for invariants.
         failure_rate: how often a call answers Retry, half of the time after it took hold.
     """
 
@@ -28,6 +29,7 @@ class FakeJournals:
         self.stored: dict[str, tuple[str, int]] = {}
         self.writes = 0
         self.failure_rate = failure_rate
+        self.on_write: Callable[[Run | None, Run], None] | None = None
         self._max_bytes = max_bytes
         self._world = world or World()
         self._version = 0
@@ -100,10 +102,13 @@ class FakeJournals:
                 Reason.JOURNAL_TOO_LARGE,
                 f"the journal would take {len(text)} bytes and {self._max_bytes} fit",
             )
+        before = self.peek(run.key)
         self._version += 1
         self.writes += 1
         self.stored[run.key] = (text, self._version)
         self._world.trace(f"journal {run.key} v{self._version} {summary(run)}")
+        if self.on_write is not None:
+            self.on_write(before, run)
         return str(self._version)
 
     def _maybe_fail(self, what: str) -> None:

@@ -16,7 +16,7 @@ from batchinference.model.codec import encode_time
 from batchinference.ports import ObjectRef
 from fakes.world import Process, World, demand_life
 
-FINALIZER = "batchinference.dev/cancel"
+FINALIZER = "batchinference.dev/cancel-on-delete"
 
 JOB = "BatchInferenceJob"
 
@@ -185,9 +185,8 @@ class FakeKube:
             current = body["metadata"]["resourceVersion"]
             if resource_version and current != resource_version:
                 raise Superseded(f"{ref.name} has version {current}, not {resource_version}")
-            merged = {**body.get("status", {}), **copy.deepcopy(dict(status))}
-            merged = {k: v for k, v in merged.items() if v is not None}
-            json.dumps(merged)  # what goes over the wire is JSON
+            sent = json.loads(json.dumps(status))  # what goes over the wire is JSON
+            merged = {k: v for k, v in {**body.get("status", {}), **sent}.items() if v is not None}
             self.status_writes[ref.name] = self.status_writes.get(ref.name, 0) + 1
             if merged != body.get("status"):
                 body["status"] = merged

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -104,10 +105,13 @@ class FakeRunner:
         name = f"task.{job.task.kind.value}"
         try:
             self._crash_point(job, name, "before")
-            result = self._perform(job.task, job.reports.append)
-        except WorkerDied:
-            result = TaskFault(FaultKind.RETRY, Reason.WORKER_LOST, "the worker died")
-        self._crash_point(job, name, "after")
+            try:
+                result = self._perform(job.task, job.reports.append)
+            except WorkerDied:
+                result = TaskFault(FaultKind.RETRY, Reason.WORKER_LOST, "the worker died")
+            self._crash_point(job, name, "after")
+        except asyncio.CancelledError:
+            return  # the operator died here
         self._world.trace(f"task {job.task.id} -> {_short(result)}")
         self._report(job, result)
 

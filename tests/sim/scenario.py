@@ -1,0 +1,204 @@
+"""What happens in one play, drawn from a seed and small enough to read.
+
+A scenario is data: the same one plays the same way, and a failing one can be cut down.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+from typing import Any
+
+from fakes.provider import Faults, Flavour
+from fakes.server import Fate, Habits
+
+
+@dataclass(frozen=True)
+class JobPlan:
+    """A job that a user creates.
+
+    Attributes:
+        records: how many records its input holds; bad ones among them have no `messages`.
+        at: when it is created, in seconds.
+    """
+
+    name: str
+    provider: str
+    records: int
+    bad: int = 0
+    at: float = 0.0
+    spec: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ProviderPlan:
+    """A provider and how its server behaves."""
+
+    name: str
+    flavour: Flavour
+    habits: Habits
+    max_records: int
+    max_active: int | None = None
+    min_records: int = 1
+
+
+@dataclass(frozen=True)
+class Action:
+    """Something that happens at a time: to a job, or to the world."""
+
+    at: float
+    do: str
+    job: str = ""
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One play.
+
+    Attributes:
+        crash_gaps: crash points that each life of the operator passes before it dies.
+        pauses: seconds between a death and the next start.
+        calm_at: from then on nothing goes wrong any more; everything must come to its end.
+    """
+
+    seed: int
+    jobs: tuple[JobPlan, ...]
+    providers: tuple[ProviderPlan, ...]
+    actions: tuple[Action, ...] = ()
+    faults: Faults = field(default_factory=Faults)
+    crash_gaps: tuple[int, ...] = ()
+    pauses: tuple[float, ...] = ()
+    latency_s: float = 0.05
+    api_failure_rate: float = 0.0
+    duplicate_rate: float = 0.0
+    worker_death_rate: float = 0.0
+    orphan_worker_share: float = 0.0
+    calm_at: float = 1200.0
+
+
+SETTLE_S = 40.0
+"""The settle time of all plays; straggling creates and listings stay below it."""
+
+
+def draw(seed: int) -> Scenario:
+    """The scenario of a seed."""
+    rnd = random.Random(seed)
+    grim = rnd.random()  # how much goes wrong in this one: some plays are quiet
+    providers = tuple(_provider(rnd, name, grim) for name in ("p1", "p2")[: rnd.randint(1, 2)])
+    jobs = tuple(_job(rnd, n, providers) for n in range(rnd.randint(1, 3)))
+    crashes = rnd.randint(0, 20) if rnd.random() < grim else rnd.randint(0, 2)
+    gaps = tuple(1 + int(rnd.expovariate(1 / 25)) for _ in range(crashes))
+    return Scenario(
+        seed=seed,
+        jobs=jobs,
+        providers=providers,
+        actions=tuple(sorted(_actions(rnd, jobs, grim), key=lambda a: a.at)),
+        faults=_faults(rnd, grim),
+        crash_gaps=gaps,
+        pauses=tuple(_pause(rnd) for _ in range(crashes)),
+        latency_s=rnd.choice([0.01, 0.05, 0.3]),
+        api_failure_rate=rnd.choice([0.0, 0.0, 0.02, 0.1]) * grim,
+        duplicate_rate=rnd.choice([0.0, 0.2]),
+        worker_death_rate=rnd.choice([0.0, 0.0, 0.1, 0.3]) * grim,
+        orphan_worker_share=rnd.choice([0.0, 0.3]),
+    )
+
+
+def _pause(rnd: random.Random) -> float:
+    return rnd.choice([0.0, 1.0, 10.0]) * rnd.random() if rnd.random() < 0.9 else 300.0
+
+
+def _provider(rnd: random.Random, name: str, grim: float) -> ProviderPlan:
+    flavour = rnd.choice(list(Flavour))
+    fates: list[tuple[Fate, float]] = [(Fate.COMPLETE, 1.0)]
+    if rnd.random() < grim:
+        end = Fate.EXPIRE if flavour is Flavour.OPENAI else Fate.PARTIAL
+        weight = rnd.random() * 0.5
+        fates += [(end, weight), (Fate.QUOTA, weight / 2), (Fate.TRANSIENT, weight / 4)]
+        fates += [(rnd.choice([Fate.INVALID, Fate.LOST]), weight / 4)]
+    habits = Habits(
+        validate_s=rnd.choice([1.0, 30.0]),
+        work_s=rnd.choice([5.0, 60.0, 300.0]),
+        cancel_s=rnd.choice([0.0, 5.0, 60.0]),
+        list_lag_s=rnd.choice([0.0, 1.0, SETTLE_S * 0.45]),
+        replay_s=rnd.choice([60.0, 600.0]) if flavour is Flavour.BEDROCK else 0.0,
+        fates=tuple(fates),
+        error_share=rnd.choice([0.0, 0.2]),
+        page_size=rnd.choice([2, 100]),
+        echoes=flavour is Flavour.BEDROCK or rnd.random() < 0.9,
+    )
+    return ProviderPlan(
+        name=name,
+        flavour=flavour,
+        habits=habits,
+        max_records=rnd.randint(2, 5),
+        max_active=rnd.choice([None, 1, 2]),
+        min_records=rnd.choice([1, 1, 2]),
+    )
+
+
+def _job(rnd: random.Random, n: int, providers: tuple[ProviderPlan, ...]) -> JobPlan:
+    provider = rnd.choice(providers)
+    spec: dict[str, Any] = {"retryPolicy": {"maxAttempts": rnd.choice([1, 2, 3])}}
+    if rnd.random() < 0.7:
+        spec["successPolicy"] = {"maxFailedPercent": rnd.choice([30, 100])}
+    if rnd.random() < 0.1:
+        spec["deletionPolicy"] = "Orphan"
+    if rnd.random() < 0.1:
+        spec["suspend"] = True
+    return JobPlan(
+        name=f"job-{n}",
+        provider=provider.name,
+        records=rnd.randint(1, 4 * provider.max_records),
+        bad=rnd.choice([0, 0, 0, 1]),
+        at=rnd.random() * rnd.choice([0.0, 1.0, 100.0]),
+        spec=spec,
+    )
+
+
+def _faults(rnd: random.Random, grim: float) -> Faults:
+    def rate(most: float) -> float:
+        return rnd.random() * most * grim if rnd.random() < 0.5 else 0.0
+
+    return Faults(
+        lost=rate(0.3),
+        dropped=rate(0.2),
+        straggling=rate(0.2),
+        hanging=rate(0.1),
+        throttled=rate(0.2),
+        quota=rate(0.2),
+        flaky=rate(0.3),
+        straggle_s=SETTLE_S * 0.45,
+        hang_s=20.0,
+    )
+
+
+def _actions(rnd: random.Random, jobs: tuple[JobPlan, ...], grim: float) -> list[Action]:
+    found = []
+    for job in jobs:
+        at = job.at
+        if job.spec.get("suspend"):
+            found.append(Action(at + rnd.random() * 200, "resume", job.name))
+        for _ in range(rnd.choice([0, 0, 1, 2, 4])):
+            at += rnd.random() * rnd.choice([2.0, 30.0, 300.0])
+            if at > 900:
+                break
+            found.append(Action(at, _job_action(rnd), job.name))
+    for _ in range(rnd.randint(0, 3) if rnd.random() < grim else 0):
+        at, lasts = rnd.random() * 600, rnd.random() * rnd.choice([10.0, 200.0])
+        begin, end = rnd.choice(
+            [
+                ("outage", "outage over"),
+                ("watches break", "watches mend"),
+                ("lock out", "let in"),
+                ("secret gone", "secret back"),
+                ("second operator", "first operator dies"),
+            ]
+        )
+        found += [Action(at, begin), Action(at + lasts, end)]
+    return found
+
+
+def _job_action(rnd: random.Random) -> str:
+    kinds = ["delete", "delete and create again", "cancel", "suspend then resume", "strip"]
+    return rnd.choices(kinds, [3, 5, 1, 1, 1])[0]

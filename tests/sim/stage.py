@@ -1,0 +1,418 @@
+"""One play: the real runtime on the fakes, users and the weather, deaths and new lives.
+
+`play` runs a scenario to its end in virtual time and tells what was wrong.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+from batchinference.errors import Fault
+from batchinference.model.run import Run, RunPhase
+from batchinference.ports import ObjectRef
+from batchinference.runtime.operator import Operator
+from batchinference.runtime.settings import RuntimeSettings
+from builders import bedrock_provider, job, openai_provider
+from fakes.clock import Hang, SeededRandomness, VirtualClock, VirtualLoop, run_virtual
+from fakes.journals import FakeJournals
+from fakes.kube import JOB, FakeKube
+from fakes.provider import FakeFactory, Faults, Flavour, endpoint
+from fakes.recorder import FakeRecorder
+from fakes.runner import FakeRunner, WorkerDied
+from fakes.server import ProviderServer
+from fakes.world import Process, World, track_tasks
+from invariants import is_terminal, result_problems
+from sim.model_tasks import ModelTasks, Storage
+from sim.scenario import SETTLE_S, Action, JobPlan, ProviderPlan, Scenario
+from sim.watcher import Watcher
+
+SETTINGS = RuntimeSettings(
+    submit_timeout_s=20.0,
+    settle_s=SETTLE_S,
+    reference_grace_s=60.0,
+    reference_retry_s=15.0,
+    retry_first_s=1.0,
+    retry_most_s=30.0,
+    quota_first_s=10.0,
+    quota_most_s=60.0,
+    poll_s=10.0,
+    provider_check_s=60.0,
+    provider_retry_s=15.0,
+    call_timeout_s=30.0,
+)
+_PATIENCE_S = 3 * 3600.0
+"""Virtual seconds after the calm in which everything must have come to its end."""
+
+_SECRETS: Mapping[str, dict[str, str]] = {
+    "openai": {"api-key": "secret"},
+    "aws": {"AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "secret"},
+}
+
+
+@dataclass
+class Report:
+    """What came of a play.
+
+    Attributes:
+        problems: what was wrong; empty when all went well.
+        trace: everything that happened, one line each.
+        crashes: how often the operator died.
+    """
+
+    scenario: Scenario
+    problems: list[str] = field(default_factory=list)
+    trace: list[str] = field(default_factory=list)
+    complaints: list[str] = field(default_factory=list)
+    crashes: int = 0
+    submissions: int = 0
+    ends: list[str] = field(default_factory=list)
+
+    @property
+    def failed(self) -> bool:
+        return bool(self.problems)
+
+
+def play(scenario: Scenario, *, mutant: Callable[[ExitStack], None] | None = None) -> Report:
+    """Play a scenario; `mutant` patches a bug into the runtime for the time of the play."""
+    report = Report(scenario)
+    rnd = random.Random(scenario.seed)
+    with ExitStack() as patches:
+        if mutant is not None:
+            mutant(patches)
+        patches.enter_context(_Complaints(report))
+        try:
+            run_virtual(
+                _begin(scenario, report),
+                thread_delay=lambda: rnd.random() * scenario.latency_s,
+                limit_s=scenario.calm_at + 2 * _PATIENCE_S,
+            )
+        except (Hang, AssertionError) as wrong:
+            report.problems.append(str(wrong))
+    return report
+
+
+class _Complaints(logging.Handler):
+    """Errors that the runtime logs are bugs: it meets every failure of the world with a plan."""
+
+    def __init__(self, report: Report) -> None:
+        super().__init__(logging.ERROR)
+        self._report = report
+
+    def emit(self, record: logging.LogRecord) -> None:
+        told = self.formatter or logging.Formatter()
+        self._report.complaints.append(f"logged {record.levelname}: {told.format(record)}")
+
+    def __enter__(self) -> None:
+        logging.getLogger("batchinference").addHandler(self)
+        logging.getLogger("batchinference").propagate = False
+
+    def __exit__(self, *_exc: object) -> None:
+        logging.getLogger("batchinference").removeHandler(self)
+        logging.getLogger("batchinference").propagate = True
+
+
+async def _begin(scenario: Scenario, report: Report) -> None:
+    await Stage(scenario, report).play()
+
+
+class NoMetrics:
+    """`ports.Metrics` that nobody reads."""
+
+    def count(self, name: str, value: float = 1, **labels: str) -> None: ...
+    def gauge(self, name: str, value: float, **labels: str) -> None: ...
+    def observe(self, name: str, value: float, **labels: str) -> None: ...
+
+
+@dataclass
+class Life:
+    """One life of the operator."""
+
+    process: Process
+    operator: Operator
+    runner: FakeRunner
+
+
+class Stage:
+    """The fakes of one play and what happens on them."""
+
+    def __init__(self, scenario: Scenario, report: Report) -> None:
+        self.scenario = scenario
+        self.report = report
+        self.clock = VirtualClock()
+        self.world = World(
+            seed=scenario.seed,
+            latency_s=scenario.latency_s,
+            crash=self._crashes,
+            trace=self._trace,
+            clock=self.clock,
+        )
+        self.kube = FakeKube(self.world, failure_rate=scenario.api_failure_rate)
+        self.kube.duplicate_rate = scenario.duplicate_rate
+        self.journals = FakeJournals(self.world, failure_rate=scenario.api_failure_rate)
+        self.recorder = FakeRecorder(self.world)
+        self.faults = scenario.faults
+        self.storage = Storage()
+        self.servers: dict[str, ProviderServer] = {}
+        for plan in scenario.providers:
+            self._add_provider(plan)
+        self.factory = FakeFactory(self.servers, self.world, faults=self.faults)
+        self.watcher = Watcher(self.world, self.kube, self.journals, self.servers)
+        self._give_secrets()
+        self._lives: list[Life] = []
+        self._gaps = list(scenario.crash_gaps)
+        self._pauses = list(scenario.pauses)
+        self._left = self._gaps.pop(0) if self._gaps else -1
+        self._serial = 0
+        self._death_rate = scenario.worker_death_rate
+        self._bodies: dict[str, dict[str, Any]] = {}
+
+    # ---- setting
+
+    def _add_provider(self, plan: ProviderPlan) -> None:
+        limits = {
+            "maxRecordsPerBatch": plan.max_records,
+            "minRecordsPerBatch": plan.min_records,
+        }
+        if plan.max_active is not None:
+            limits["maxActiveBatches"] = plan.max_active
+        make = openai_provider if plan.flavour is Flavour.OPENAI else bedrock_provider
+        body = make(plan.name, limits=limits)
+        self.servers[endpoint(body["spec"])] = ProviderServer(
+            plan.name, plan.habits, seed=self.scenario.seed, settle_s=SETTLE_S
+        )
+        self.kube.create(body)
+
+    def _give_secrets(self) -> None:
+        for name, data in _SECRETS.items():
+            self.kube.secrets["ml", name] = dict(data)
+
+    def _server_of(self, run: Run) -> ProviderServer:
+        plan = next(p for p in self.scenario.jobs if p.name == run.owner.name)
+        return next(s for s in self.servers.values() if s.account == plan.provider)
+
+    def _trace(self, line: str) -> None:
+        self.report.trace.append(f"{self.clock.elapsed():9.3f} {line}")
+
+    # ---- deaths
+
+    def _crashes(self, _name: str, _when: str) -> bool:
+        if self._left < 0 or self.clock.elapsed() >= self.scenario.calm_at:
+            return False
+        self._left -= 1
+        if self._left > 0:
+            return False
+        self._left = self._gaps.pop(0) if self._gaps else -1
+        self.report.crashes += 1
+        return True
+
+    def _worker_may_die(self) -> None:
+        if self.world.chance(self._death_rate / 3):
+            raise WorkerDied
+
+    async def _start(self) -> None:
+        self._serial += 1
+        process = Process(f"op{self._serial}", asyncio.get_running_loop())
+        tasks = ModelTasks(self.storage, self._server_of, self.clock.now, self._worker_may_die)
+        runner = FakeRunner(
+            tasks.perform, self.world, orphan_share=self.scenario.orphan_worker_share
+        )
+        made: list[Operator] = []
+        process.run(lambda: made.append(self._operator(runner)))
+        operator = made[0]
+        self._lives.append(Life(process, operator, runner))
+        self.world.trace(f"{process.name} starts")
+
+        async def begin() -> None:
+            try:
+                await operator.start()
+            except Fault as fault:
+                self.world.trace(f"can't start: {fault}")  # the pod exits and is started again
+                process.kill()
+            else:
+                self.kube.watch(process, operator.observe)
+
+        process.spawn(begin())
+
+    def _operator(self, runner: FakeRunner) -> Operator:
+        return Operator(
+            kube=self.kube,
+            journals=self.journals,
+            recorder=self.recorder,
+            runner=runner,
+            factory=self.factory,
+            clock=self.clock,
+            randomness=SeededRandomness(self.scenario.seed),
+            settings=SETTINGS,
+            metrics=NoMetrics(),
+            installation="installation-1",
+            namespace="batch-inference-system",
+            worker_connections={},
+        )
+
+    async def _keep_alive(self) -> None:
+        """Start the operator again after every death."""
+        await self._start()
+        while True:
+            await asyncio.sleep(0.1)
+            for life in [one for one in self._lives if not one.process.alive]:
+                await life.process.buried()
+                self._lives.remove(life)
+            if not self._lives:
+                await asyncio.sleep(self._pauses.pop(0) if self._pauses else 1.0)
+                await self._start()
+
+    # ---- users and weather
+
+    async def _act(self, action: Action) -> None:
+        await asyncio.sleep(max(0.0, action.at - self.clock.elapsed()))
+        self.world.trace(f"ACTION {action.do} {action.job}")
+        ref = ObjectRef(JOB, "ml", action.job)
+        there = self.kube.find(JOB, "ml", action.job) is not None
+        server_list = list(self.servers.values())
+        match action.do:
+            case "delete":
+                self.kube.delete(ref)
+            case "delete and create again":
+                self.kube.delete(ref)
+                await self._create_when_gone(action.job)
+            case "cancel" if there:
+                self.kube.edit_spec(ref, desiredState="Cancelled")
+            case "suspend then resume" if there:
+                self.kube.edit_spec(ref, suspend=True)
+                await asyncio.sleep(60)
+                if self.kube.find(JOB, "ml", action.job):
+                    self.kube.edit_spec(ref, suspend=False)
+            case "resume" if there:
+                self.kube.edit_spec(ref, suspend=False)
+            case "strip":
+                self.kube.strip_finalizers(ref)
+            case "outage" | "outage over":
+                for server in server_list:
+                    server.outage = action.do == "outage"
+            case "lock out" | "let in":
+                for server in server_list:
+                    server.locked_out = action.do == "lock out"
+            case "watches break":
+                self.kube.break_watches()
+            case "watches mend":
+                self.kube.mend_watches()
+            case "secret gone":
+                self.kube.secrets.clear()
+            case "secret back":
+                self._give_secrets()
+            case "second operator":
+                await self._start()
+            case "first operator dies" if len(self._lives) > 1:
+                self._lives[0].process.kill()
+
+    async def _create(self, plan: JobPlan) -> None:
+        await asyncio.sleep(plan.at)
+        records = [f"{plan.name} asks {n}" for n in range(plan.records)]
+        for n in range(min(plan.bad, plan.records)):
+            records[n * 3 % plan.records] = "bad"
+        self.storage.inputs[plan.name] = records
+        body = job(plan.name).provider(plan.provider).with_spec(**plan.spec).build()
+        self._bodies[plan.name] = body
+        self.kube.create(body)
+
+    async def _create_when_gone(self, name: str) -> None:
+        """As Argo CD does: the object is there again as soon as it has gone."""
+        while self.kube.find(JOB, "ml", name) is not None:
+            await asyncio.sleep(0.2)
+        self.kube.create(self._bodies[name])
+
+    def _calm_down(self) -> None:
+        self.world.trace("CALM")
+        for name in ("lost", "dropped", "straggling", "hanging", "throttled", "quota", "flaky"):
+            setattr(self.factory.faults, name, 0.0)
+        self.kube.failure_rate = self.journals.failure_rate = self._death_rate = 0.0
+        for server in self.servers.values():
+            server.outage = server.locked_out = False
+        self._give_secrets()
+        self.kube.mend_watches()
+
+    # ---- the play
+
+    async def play(self) -> None:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualLoop)
+        track_tasks(loop)
+        self.faults = Faults(**vars(self.faults))  # the calm changes them; the scenario stays
+        self.factory.faults = self.faults
+        keeper = loop.create_task(self._keep_alive(), name="keeper")
+        users = [loop.create_task(self._create(plan)) for plan in self.scenario.jobs]
+        users += [loop.create_task(self._act(action)) for action in self.scenario.actions]
+        await self._until(lambda: self.clock.elapsed() >= self.scenario.calm_at, keeper)
+        self._calm_down()
+        ended = await self._until(self._quiet, keeper, _PATIENCE_S)
+        if not self.report.problems:
+            for user in users:
+                if user.done() and user.exception():
+                    raise AssertionError(f"the play itself went wrong: {user.exception()!r}")
+            self._judge(ended)
+        self.report.problems += [str(c) for c in loop.complaints]
+        keeper.cancel()
+        await self._bring_down()
+
+    async def _until(
+        self, done: Callable[[], bool], keeper: asyncio.Task[None], patience_s: float = 1e9
+    ) -> bool:
+        """Let time pass; stop early where something is wrong. False = out of patience."""
+        until = self.clock.elapsed() + patience_s
+        while not done():
+            self.report.problems = [*self.watcher.check(), *self.report.complaints]
+            if keeper.done():
+                keeper.result()
+            if self.report.problems:
+                return True
+            if self.clock.elapsed() > until:
+                return False
+            await asyncio.sleep(5.0)
+        return True
+
+    def _quiet(self) -> bool:
+        jobs = self.kube.jobs()
+        if not all(is_terminal(b) or b["spec"].get("suspend") for b in jobs):
+            return False
+        if any(b["metadata"].get("deletionTimestamp") for b in jobs):
+            return False
+        over = {RunPhase.ENDED, RunPhase.PARKED}
+        held = {b.get("status", {}).get("runKey") for b in jobs if b["spec"].get("suspend")}
+        if not all(r.phase in over or r.key in held for r in self.journals.runs()):
+            return False
+        return all(life.runner.idle for life in self._lives)
+
+    def _judge(self, ended: bool) -> None:
+        if not ended:
+            for run in self.journals.runs():
+                if run.phase not in {RunPhase.ENDED, RunPhase.PARKED}:
+                    self.report.problems.append(f"{run.owner.name} never ends: {run.phase.value}")
+        self.watcher.check_end(grace_s=300.0)
+        self.report.problems += [*self.watcher.problems, *self.report.complaints]
+        for run in self.journals.runs():
+            self.report.ends.append(run.verdict.ending.value if run.verdict else run.phase.value)
+            if run.results is None or run.phase is RunPhase.PARKED:
+                continue
+            self.report.problems += result_problems(
+                run,
+                self.storage.inputs[run.owner.name],
+                self.storage.results[run.output.uri],
+                self._server_of(run),
+                self.clock.now(),
+            )
+        self.report.submissions = sum(len(s.batches) for s in self.servers.values())
+
+    async def _bring_down(self) -> None:
+        for life in self._lives:
+            if life.process.alive:
+                life.process.kill()
+                await life.process.buried()
+            self.report.problems += [
+                f"{life.process.name}: {error!r}" for error in life.process.failures()
+            ]
