@@ -182,7 +182,11 @@ JOBS = [
     # ---- output
     Case("no output place", {"output": {"configMap": ABSENT}}, ONE_OUTPUT),
     Case("two output places", {"output": {"s3": {"uri": "s3://bucket/p/"}}}, ONE_OUTPUT),
-    Case("Parquet in S3 as output", write("s3://bucket/p/")),
+    Case("results in S3", write("s3://bucket/p/")),
+    Case(
+        "Parquet in S3 as output",
+        {"output": {"configMap": ABSENT, "s3": {"uri": "s3://bucket/p/"}, "format": "Parquet"}},
+    ),
     Case("Parquet in a ConfigMap", {"output": {"format": "Parquet"}}, "text cannot hold it"),
     Case("a ConfigMap of a wrong name", {"output": {"configMap": {"name": "A_b"}}}, "should match"),
     Case("variables in the output", write("s3://bucket/${namespace}/${name}/${runKey}/")),
