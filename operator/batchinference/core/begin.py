@@ -10,6 +10,8 @@ from datetime import datetime
 
 from batchinference.core.keys import output_uri, run_key, run_tag, staging_uri
 from batchinference.core.locations import check_allowed, check_apart
+from batchinference.core.transitions import RunInput, step_run
+from batchinference.core.view import is_final
 from batchinference.errors import Stalled
 from batchinference.model.batch import Limits
 from batchinference.model.codec import encode
@@ -25,6 +27,30 @@ def key_of(job: BatchInferenceJob) -> str:
     """The run key that the job's spec asks for."""
     meta = job.metadata
     return run_key(meta.namespace, meta.name, meta.generate_name, job.spec)
+
+
+def starts_afresh(run: Run, job: BatchInferenceJob | None) -> bool:
+    """Whether the run ended with nothing accepted and this object came after that end.
+
+    Such an end is no verdict on the object, so that a mended mistake can be tried again (protocol
+    7.4); but what an object says of itself as final stays.
+    """
+    if job is None or not run.is_over or run.was_submitted:
+        return False
+    return job.metadata.uid != run.owner.uid and not is_final(job.status)
+
+
+def afresh(old: Run, fresh: Run) -> Run:
+    """The fresh run in place of the ended one: the same name at the provider, ordinals going on."""
+    stepped = step_run(old, RunInput.RESTART)
+    assert stepped is not None, "only an ended run starts afresh"
+    return replace(
+        fresh,
+        phase=stepped.phase,
+        tag=old.tag,
+        installation=old.installation,
+        ordinal_floor=old.ordinal_floor,
+    )
 
 
 def journaled_spec(spec: JobSpec) -> dict[str, object]:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 
+from batchinference.core.begin import starts_afresh
 from batchinference.core.draft import Decision, Draft, Observed
 from batchinference.core.effects import (
     Announce,
@@ -55,7 +56,7 @@ def decide(run: Run, notes: Notes, observed: Observed) -> Decision:
 def come_back(draft: Draft) -> bool:
     """An object with this key appeared: it finds its run (protocol 7.4)."""
     job, run = draft.observed.job, draft.run
-    if job is None or job.metadata.is_being_deleted:
+    if job is None or job.metadata.is_being_deleted or starts_afresh(run, job):
         return False
     meta = job.metadata
     if run.owner.uid != meta.uid:
@@ -63,38 +64,17 @@ def come_back(draft: Draft) -> bool:
         draft.run = replace(run, owner=owner, detached=False, adopted=True)
         text = f"Found run {run.key[:12]} ({run.phase.value}) of an earlier object; {_history(run)}"
         draft.effects.append(Announce(Reason.ADOPTED, text))
-    if draft.run.phase is RunPhase.ENDED and not run.was_submitted and draft.run.adopted:
-        draft.run = _start_afresh(draft.run)
-    elif draft.run.phase is RunPhase.PARKED and draft.spec.desired_state is DesiredState.ACTIVE:
+    if draft.run.phase is RunPhase.PARKED and draft.spec.desired_state is DesiredState.ACTIVE:
         draft.run = _take_up(draft.run)
     return False
 
 
 def _history(run: Run) -> str:
-    if run.phase is RunPhase.ENDED and not run.was_submitted:
-        return "nothing of it was ever accepted, so it starts afresh"
     if run.phase is RunPhase.PARKED:
         return "it was cancelled by deletion and goes on with the records that lack an answer"
     if run.is_over:
         return "it is finished and nothing is submitted; to run it again change `runID`"
     return "it is still running and is followed"
-
-
-def _start_afresh(run: Run) -> Run:
-    stepped = step_run(run, RunInput.RESTART) or run
-    return replace(
-        stepped,
-        verdict=None,
-        cancel=None,
-        results=None,
-        staged=None,
-        input=None,
-        start_time=None,
-        completion_time=None,
-        passes=0,
-        adopted=False,
-        output=replace(run.output, claimed=False),
-    )
 
 
 def _take_up(run: Run) -> Run:
@@ -145,7 +125,7 @@ def hold_object(draft: Draft) -> bool:
     """The finalizer stands from before the first provider call until nothing needs it."""
     observed, run = draft.observed, draft.run
     job = observed.job
-    if job is None:
+    if job is None or starts_afresh(run, job):
         return False
     if job.metadata.is_being_deleted:
         _release(draft)

@@ -147,6 +147,16 @@ def conditions_in(status: Mapping[str, Any]) -> dict[str, Condition]:
     return found
 
 
+def is_final(status: Mapping[str, Any]) -> bool:
+    """Whether a status says that its run is over: then it says so for ever."""
+    held = conditions_in(status)
+    return any(
+        held[kind].is_true
+        for kind in (ConditionType.COMPLETE, ConditionType.FAILED)
+        if kind in held
+    )
+
+
 def _conditions(scene: Scene, state: State) -> Iterable[Condition]:
     before = conditions_in(scene.job.status)
     for kind, (value, reason, message) in _facts(scene, state).items():

@@ -14,9 +14,10 @@ from datetime import datetime
 from batchinference.clock import Clock, Randomness
 from batchinference.core.absorb import absorb
 from batchinference.core.backoff import backoff_s
-from batchinference.core.begin import begin, journaled_spec
+from batchinference.core.begin import afresh, begin, journaled_spec, starts_afresh
 from batchinference.core.decide import decide
 from batchinference.core.draft import Decision, Observed
+from batchinference.core.notes import Notes
 from batchinference.core.outcomes import Outcome
 from batchinference.core.problem import Problem
 from batchinference.core.setting import Setting
@@ -25,7 +26,7 @@ from batchinference.errors import Fault, NewerSchema, Superseded
 from batchinference.model.batch import Traits
 from batchinference.model.codec import decode
 from batchinference.model.job import BatchInferenceJob, JobSpec, not_implemented_fields
-from batchinference.model.run import Run
+from batchinference.model.run import Run, RunPhase
 from batchinference.model.status import ConditionType, Reason
 from batchinference.ports import Journals, Kube, Metrics, ObjectRef, ProviderFactory
 from batchinference.runtime.accounts import Accounts
@@ -109,16 +110,23 @@ class Reconciler:
     async def _pass(self, entry: Entry) -> None:
         if entry.newer_schema:
             return
-        job = self._store.steering(entry.key)
-        if entry.run is None and not await self._begin(entry, job):
-            if job is None and entry.run is None and not entry.inflight:
-                self._entries.pop(entry.key, None)
-            return
         for _ in range(_MOST_PASSES):
+            job = self._store.steering(entry.key)
+            if self._lacks_run(entry, job) and not await self._begin(entry, job):
+                if job is None and entry.run is None and not entry.inflight:
+                    self._entries.pop(entry.key, None)
+                return
             decision = await self._decide_once(entry)
-            if decision is not None and not entry.mailbox:
+            settled = decision is not None and not entry.mailbox
+            if settled and not self._lacks_run(entry, job):
                 return
         self._queue.add(entry.key)
+
+    @staticmethod
+    def _lacks_run(entry: Entry, job: BatchInferenceJob | None) -> bool:
+        """Whether the object has no run yet, or only the remains of one that never submitted."""
+        run = entry.run
+        return run is None or (run.phase is RunPhase.ENDED and starts_afresh(run, job))
 
     # ---------------------------------------------------------------- before there is a run
 
@@ -126,9 +134,10 @@ class Reconciler:
         """Make the journal, or find it; whether there is a run now."""
         if job is None:
             return False
-        found = await self._find(entry)
-        if found:
-            return True
+        if entry.run is None and await self._find(entry):
+            return not self._lacks_run(entry, job) or await self._begin(entry, job)
+        if entry.newer_schema:
+            return False
         if job.metadata.is_being_deleted:
             await self._let_go(job)
             return False
@@ -160,7 +169,7 @@ class Reconciler:
             text = "The journal of this run was written by a newer operator: it is not touched"
             entry.problem = Problem(Reason.NEWER_SCHEMA, text, self._clock.now())
             await self._showing.show(entry, held=False)
-            return True
+            return False
         if found is None:
             return False
         entry.run, entry.version = found
@@ -201,8 +210,17 @@ class Reconciler:
             operator_namespace=self._namespace,
             now=self._clock.now(),
         )
-        entry.version = await self._journals.create(run)
+        if entry.run is None:
+            entry.version = await self._journals.create(run)
+        else:
+            run = afresh(entry.run, run)
+            try:
+                entry.version = await self._journals.write(run, entry.version)
+            except Superseded:
+                entry.run = None  # read again what stands there now
+                raise
         entry.run = run
+        entry.notes = Notes()
         entry.problem = None
 
     async def _let_go(self, job: BatchInferenceJob) -> None:

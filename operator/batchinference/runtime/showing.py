@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from batchinference.clock import Clock
+from batchinference.core.begin import starts_afresh
 from batchinference.core.view import Scene, conditions_in, status_of
 from batchinference.errors import Fault, Superseded
 from batchinference.model.codec import encode
@@ -57,10 +58,13 @@ class Showing:
 
     async def show(self, entry: Entry, *, held: bool) -> None:
         """Bring the status of every object of the run up to date."""
+        run = entry.run
+        if run is not None and starts_afresh(run, self._store.steering(entry.key)):
+            run = None  # what came of an earlier life is no news of this one
         for job in self._store.jobs_of(entry.key):
             scene = Scene(
                 job=job,
-                run=entry.run,
+                run=run,
                 notes=entry.notes,
                 problem=entry.problem,
                 held=held,
