@@ -196,9 +196,9 @@ def journal_step_problems(before: Run, after: Run) -> list[str]:
         found.append(f"{key}: the run tag changed")
     if _highest(after) < _highest(before):
         found.append(f"{key}: ordinals restarted at {_highest(after)} after {_highest(before)}")
-    if before.was_submitted and not after.was_submitted:
+    if _accepted(before) and not _accepted(after):
         found.append(f"{key}: forgot that something was submitted")
-    if before.was_submitted and after.phase in {RunPhase.ADMITTING, RunPhase.STAGING}:
+    if _accepted(before) and after.phase in {RunPhase.ADMITTING, RunPhase.STAGING}:
         found.append(f"{key}: went back to {after.phase.value} after submitting")
     ended = {RunPhase.CLEANING, RunPhase.ENDED}
     if before.phase in ended and before.was_submitted:
@@ -211,6 +211,13 @@ def journal_step_problems(before: Run, after: Run) -> list[str]:
     for old, new in zip(before.shards, after.shards, strict=False):
         found += _shard_step_problems(key, old, new)
     return found
+
+
+def _accepted(run: Run) -> bool:
+    """Whether something was accepted for certain; an open claim may still turn out refused."""
+    open_or_refused = {SubmissionState.CLAIMED, SubmissionState.REFUSED}
+    made = [u.state for s in run.shards for u in s.submissions]
+    return run.submitted or any(state not in open_or_refused for state in made)
 
 
 def _shortened(before: Run, after: Run) -> bool:
