@@ -118,6 +118,7 @@ class Collected:
         lost: records that may have been billed and whose answer is gone (`AnswerLost`).
         input_tokens, output_tokens: as the answers say.
         unbilled_code: the stable error code of the unbilled ones, should they not go again.
+        ignored: lines of the result files that were foreign, doubled or illegible.
     """
 
     answered: int = 0
@@ -127,6 +128,7 @@ class Collected:
     input_tokens: int = 0
     output_tokens: int = 0
     unbilled_code: str = ""
+    ignored: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,1 @@
+"""The data: readers, canonical requests and results, translation, join. Knows no Kubernetes."""

@@ -1,0 +1,46 @@
+"""ADMIT: the first look at the input, then the claim of the output place (protocol 3)."""
+
+from __future__ import annotations
+
+from batchinference.model.job import OutputPolicy
+from batchinference.model.run import Run
+from batchinference.model.work import Admitted, Holder
+from batchinference.ports import Claim, Replaceable
+from batchinference.tasks.sources import snapshot
+from batchinference.tasks.workbench import Workbench
+
+
+def admit(run: Run, bench: Workbench) -> Admitted:
+    """Look, then claim: an input that isn't there claims nothing.
+
+    Raises:
+        Stalled: `InputNotFound` and what else a person must mend.
+    """
+    found = snapshot(bench.source.objects())
+    own = claim_of(run)
+    holder = bench.output.claim(own)
+    if holder is not None and _may_replace(run, own, holder):
+        place = bench.output
+        if isinstance(place, Replaceable) and place.replace(own, holder):
+            holder = None
+    return Admitted(found, holder)
+
+
+def claim_of(run: Run) -> Claim:
+    """The run's claim; the description is its job's namespace and name."""
+    owner = run.owner
+    return Claim(run.key, run.tag, run.installation, f"{owner.namespace}/{owner.name}")
+
+
+def _may_replace(run: Run, own: Claim, holder: Holder) -> bool:
+    """Whether `outputPolicy: Replace` covers this holder: an ended run, not this one, of the same
+    namespace and installation.
+    """
+    namespace = holder.description.partition("/")[0]
+    return (
+        run.spec.get("outputPolicy") == OutputPolicy.REPLACE
+        and holder.finished
+        and holder.run_key != own.run_key
+        and holder.installation == own.installation
+        and namespace == run.owner.namespace
+    )

@@ -1,0 +1,288 @@
+"""COLLECT: bring one ended shard's answers into staging, in row order, each record accounted for.
+
+Classes follow protocol 6 to the letter: unbilled is only what a line says is unbilled, or what is
+absent from completely read files of a batch that may leave records unprocessed. Everything else
+that has no answer is `AnswerLost`, and is never sent again.
+
+Memory: a few integers per record. The bodies go through a local file and an index over it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from array import array
+from collections.abc import Iterator
+from typing import IO
+
+from batchinference.errors import Permanent
+from batchinference.model.batch import BatchState
+from batchinference.model.run import Collected, Run, Shard, Submission, SubmissionState
+from batchinference.model.work import ShardCollected
+from batchinference.ports import ResultLine
+from batchinference.records import codes
+from batchinference.records.index import Rows, pack_rows
+from batchinference.records.lines import plain_lines
+from batchinference.records.result import answer_tail, error_tail
+from batchinference.records.tails import ANSWERED, FAILED, LOST, tail_line
+from batchinference.records.wire import row_of
+from batchinference.tasks import spool
+from batchinference.tasks.layout import layout
+from batchinference.tasks.workbench import ProgressReports, Report, Workbench
+
+_ABSENT, _UNBILLED, _LOST, _FAILED, _ANSWERED = range(5)
+"""What is known of a row, each worth more than those before: a better line replaces a worse one,
+an equal one is a duplicate and is ignored."""
+
+_KINDS = {_LOST: LOST, _FAILED: FAILED, _ANSWERED: ANSWERED}
+
+_UNBILLED_CODES = {
+    BatchState.EXPIRED: codes.BATCH_EXPIRED,
+    BatchState.CANCELLED: codes.BATCH_CANCELLED,
+}
+
+_SOME_ID = re.compile(rb'"(r\d{1,10})"')
+_FLUSH_BYTES = 1 << 20
+
+
+def collect(run: Run, shard: Shard, bench: Workbench, report: Report) -> ShardCollected:
+    """Collect the newest submission of the shard.
+
+    Raises:
+        Permanent: there is nothing to collect.
+        Stalled, Waiting, Retry.
+    """
+    submission = shard.last
+    if submission is None:
+        raise Permanent(codes.NOT_SUBMITTED, f"Shard {shard.index} was never submitted")
+    where = layout(run)
+    rows = Rows(bench.staging.read(spool.staged(bench.staging, where.index(shard.index))))
+    with spool.folder(bench.spool, run) as folder, (folder / "answers").open("w+b") as file:
+        join = _Join(rows, file)
+        if _is_refused(submission):
+            _refuse(join, submission)
+        else:
+            _read(join, submission, bench, report)
+        lines = join.in_row_order()
+        writer = bench.staging.writer(where.answers(shard.index))
+        try:
+            for data in _batched(lines):
+                writer.write(data)
+            writer.commit()
+        except BaseException:
+            writer.abort()
+            raise
+        bench.staging.put(where.unbilled(shard.index), pack_rows(join.unbilled_rows()))
+        return ShardCollected(join.collected(submission))
+
+
+def _is_refused(submission: Submission) -> bool:
+    """Whether the provider certainly processed nothing of it, as a whole."""
+    return submission.state in {SubmissionState.REFUSED, SubmissionState.VOID} or (
+        submission.batch_state is BatchState.FAILED
+        and submission.failure is not None
+        and submission.failure.nothing_processed
+        and not submission.files
+    )
+
+
+def _refuse(join: _Join, submission: Submission) -> None:
+    """One verdict for all of its records, without asking the provider."""
+    failure = submission.failure
+    if failure is not None and (failure.quota or failure.transient):
+        join.all_absent_are(_UNBILLED)
+        return
+    said = f"{failure.code}: {failure.message}" if failure and failure.code else ""
+    said = said or (failure.message if failure else "")
+    message = f"The provider failed the whole batch: {said}" if said else "The whole batch failed"
+    for row in join.rows:
+        join.put(row, _FAILED, error_tail(row, codes.BATCH_FAILED, message))
+
+
+def _read(join: _Join, submission: Submission, bench: Workbench, report: Report) -> None:
+    """Read every result file, then judge the rows that no line spoke of."""
+    progress = ProgressReports(report, bench, len(join.rows), "records")
+    is_complete = True
+    decode = bench.data.decode
+    for name in submission.files:
+        try:
+            for line in plain_lines(bench.data.open_results([name])):
+                if not line or line.isspace():
+                    continue
+                join.add(line, decode(line))
+                progress.at(join.seen)
+        except Permanent as gone:
+            if gone.reason != codes.ANSWER_LOST:
+                raise
+            is_complete = False
+    state = submission.batch_state
+    may_leave = state is not None and state.may_leave_unbilled
+    # A line without an id may be the answer of any absent row, so then absence says nothing.
+    is_unbilled = may_leave and is_complete and not join.broken
+    if is_unbilled:
+        join.all_absent_are(_UNBILLED)
+        return
+    if not is_complete:
+        why = "a result file of the batch is gone"
+    elif join.broken:
+        why = f"the result files have {join.broken} lines that can't be read"
+    else:
+        why = "the result files of the batch don't have it"
+    message = f"The record may have been processed and billed, but {why}; it is not sent again"
+    for row in join.absent_rows():
+        join.put(row, _LOST, error_tail(row, codes.ANSWER_LOST, message))
+
+
+class _Join:
+    """Results by row: the bodies in a file, where they are in arrays.
+
+    Attributes:
+        seen: lines with an id of this shard.
+        foreign, duplicates: lines that were ignored.
+        broken: lines without a legible id.
+    """
+
+    def __init__(self, rows: Rows, file: IO[bytes]) -> None:
+        self.rows = rows
+        self._file = file
+        self._size = 0
+        self._state = bytearray(len(rows))
+        self._offsets = array("Q", bytes(8 * len(rows)))
+        self._lengths = array("Q", bytes(8 * len(rows)))
+        self.seen = self.foreign = self.duplicates = self.broken = 0
+        self.input_tokens = self.output_tokens = 0
+
+    def add(self, line: bytes, found: ResultLine) -> None:
+        """Take one line of a result file."""
+        if not found.wire_id:
+            self._salvage(line)
+            return
+        row = row_of(found.wire_id)
+        if row is None or self.rows.position(row) < 0:
+            self.foreign += 1
+            return
+        self.seen += 1
+        if found.is_answer:
+            tail = _legible(answer_tail(row, found.status_code, found.request_id, found.body))
+            if tail is None:
+                self._lose(row)
+            elif self.put(row, _ANSWERED, tail):
+                self.input_tokens += found.input_tokens
+                self.output_tokens += found.output_tokens
+        elif found.unbilled:
+            self.put(row, _UNBILLED, b"")
+        else:
+            self.put(row, _FAILED, _error(row, found))
+
+    def _salvage(self, line: bytes) -> None:
+        """A line that can't be read loses one row's answer: the one whose id it shows, if any."""
+        ids = {row_of(name.decode()) for name in _SOME_ID.findall(line)}
+        row = ids.pop() if len(ids) == 1 else None
+        if row is None or self.rows.position(row) < 0:
+            self.broken += 1
+            return
+        self.seen += 1
+        self._lose(row)
+
+    def _lose(self, row: int) -> None:
+        message = (
+            "The record was processed and maybe billed, but its line in the result file can't be "
+            "read; it is not sent again"
+        )
+        self.put(row, _LOST, error_tail(row, codes.ANSWER_LOST, message))
+
+    def put(self, row: int, state: int, tail: bytes) -> bool:
+        """Keep a verdict, unless one as good is known. Whether it was kept."""
+        at = self.rows.position(row)
+        if self._state[at] >= state:
+            self.duplicates += 1
+            return False
+        self._state[at] = state
+        self._offsets[at] = self._size
+        if state in _KINDS:
+            line = tail_line(_KINDS[state], row, tail)
+            self._file.write(line)
+            self._lengths[at] = len(line)
+            self._size += len(line)
+        return True
+
+    def all_absent_are(self, state: int) -> None:
+        for at, known in enumerate(self._state):
+            if known == _ABSENT:
+                self._state[at] = state
+
+    def absent_rows(self) -> Iterator[int]:
+        return self._rows_of(_ABSENT)
+
+    def unbilled_rows(self) -> Iterator[int]:
+        return self._rows_of(_UNBILLED)
+
+    def _rows_of(self, state: int) -> Iterator[int]:
+        for at, known in enumerate(self._state):
+            if known == state:
+                yield self.rows[at]
+
+    def in_row_order(self) -> Iterator[bytes]:
+        """The lines of all rows but the unbilled ones."""
+        self._file.flush()
+        handle = self._file.fileno()
+        for at, known in enumerate(self._state):
+            if known in _KINDS:
+                yield os.pread(handle, self._lengths[at], self._offsets[at])
+
+    def collected(self, submission: Submission) -> Collected:
+        """The counts, from the rows."""
+        unbilled = self._state.count(_UNBILLED)
+        state = submission.batch_state
+        code = _UNBILLED_CODES.get(state, codes.NOT_PROCESSED) if state else codes.NOT_PROCESSED
+        return Collected(
+            answered=self._state.count(_ANSWERED),
+            failed=self._state.count(_FAILED),
+            unbilled=unbilled,
+            lost=self._state.count(_LOST),
+            input_tokens=self.input_tokens,
+            output_tokens=self.output_tokens,
+            unbilled_code=code if unbilled else "",
+            ignored=self.foreign + self.duplicates + self.broken,
+        )
+
+
+def _error(row: int, found: ResultLine) -> bytes:
+    code = found.error_code or codes.PROVIDER_ERROR
+    tail = error_tail(
+        row,
+        code,
+        found.error_message,
+        status_code=found.status_code,
+        request_id=found.request_id,
+        body=found.body,
+    )
+    legible = _legible(tail)
+    return error_tail(row, code, found.error_message) if legible is None else legible
+
+
+def _legible(tail: bytes) -> bytes | None:
+    """The tail, unless bytes that were passed on untouched are not UTF-8 after all."""
+    if not tail.isascii():
+        try:
+            tail.decode()
+        except UnicodeDecodeError:
+            return None
+    return tail if b"\n" not in tail else None
+
+
+def _batched(lines: Iterator[bytes]) -> Iterator[bytes]:
+    """Lines with their newlines, in pieces of about a megabyte."""
+    held: list[bytes] = []
+    size = 0
+    for line in lines:
+        held.append(line)
+        size += len(line) + 1
+        if size >= _FLUSH_BYTES:
+            held.append(b"")
+            yield b"\n".join(held)
+            held.clear()
+            size = 0
+    if held:
+        held.append(b"")
+        yield b"\n".join(held)

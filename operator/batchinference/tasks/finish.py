@@ -1,0 +1,321 @@
+"""FINISH: parts in input order, then the manifest. Every row of the input exactly once.
+
+What is known of the rows comes merged from the shards; the row table says which rows there are and
+gives the users' ids. The manifest is made of the journal and of what was written, holds no time of
+its own, and so comes out the same when the task is run again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from batchinference.errors import Permanent, Stalled
+from batchinference.model.codec import encode_time
+from batchinference.model.run import Results, Run, SubmissionState
+from batchinference.model.status import Reason
+from batchinference.model.work import Finished
+from batchinference.ports import ObjectStore, ObjectWriter, ResultPlace
+from batchinference.records import codes
+from batchinference.records.lines import plain_lines
+from batchinference.records.result import error_tail, result_line
+from batchinference.records.rowtable import bad_row
+from batchinference.records.tails import ANSWERED
+from batchinference.tasks import spool
+from batchinference.tasks.layout import Layout, layout
+from batchinference.tasks.merge import Known, known_rows
+from batchinference.tasks.stage import StageEnd
+from batchinference.tasks.workbench import ProgressReports, Report, Workbench
+
+MANIFEST_SCHEMA = 1
+
+_FLUSH_BYTES = 1 << 20
+
+_WHY = {
+    codes.BATCH_EXPIRED: "The batch ran out of time before the record was processed",
+    codes.BATCH_CANCELLED: "The batch was cancelled before the record was processed",
+    codes.NOT_PROCESSED: "The batch ended without processing the record",
+    codes.BELOW_MINIMUM: "Too few records were left for another batch",
+    codes.NOT_SUBMITTED: "The run ended before the record was sent",
+}
+
+_COMPLETED, _FAILED, _EXPIRED = "completed", "failed", "expired"
+_BRACE = 0x7B
+
+
+def finish(run: Run, bench: Workbench, report: Report) -> Finished:
+    """Write the results.
+
+    Raises:
+        Permanent: the rows don't add up; nothing is called finished then.
+        Stalled, Waiting, Retry.
+    """
+    where = layout(run)
+    end = _stage_end(bench.staging, where)
+    results = _Parts(bench.output, "results", bench.part_bytes)
+    errors = _Parts(bench.output, "errors", bench.part_bytes)
+    try:
+        counts = _write_rows(run, bench, where, end, results, errors, report)
+        result_parts, error_parts = results.close(), errors.close()
+    except BaseException:
+        results.abort()
+        errors.abort()
+        raise
+    manifest = _manifest(run, end, counts, result_parts, error_parts)
+    uri = bench.output.write_manifest(manifest)
+    return Finished(_results(run, bench.output, counts, uri, bool(error_parts)))
+
+
+def _write_rows(
+    run: Run,
+    bench: Workbench,
+    where: Layout,
+    end: StageEnd,
+    results: _Parts,
+    errors: _Parts,
+    report: Report,
+) -> Counter[str]:
+    """Every row of the table with what is known of it; how many came to what."""
+    progress = ProgressReports(report, bench, end.rows, "records")
+    tag = run.tag.encode()
+    counts: Counter[str] = Counter()
+    known = known_rows(run, bench.staging, where)
+    following = next(known, None)
+    row = 0
+    for entry in _table(bench.staging, where, end.segments):
+        said: list[Known] = []
+        while following is not None and following.row == row:
+            said.append(following)
+            following = next(known, None)
+        if following is not None and following.row < row:
+            raise _wrong(f"row {following.row} is out of order")
+        if len(said) == 1 and said[0].kind == ANSWERED and entry[0] != _BRACE:
+            results.write(result_line(tag, row, entry, said[0].text))
+            counts[_COMPLETED] += 1
+        else:
+            custom_id, count, tail = _verdict(row, entry, said)
+            line = result_line(tag, row, custom_id, tail)
+            results.write(line)
+            counts[count] += 1
+            if count is not _COMPLETED:
+                errors.write(line)
+        row += 1
+        progress.at(row)
+    if following is not None or row != end.rows:
+        extra = f" and row {following.row} is more than that" if following else ""
+        raise _wrong(f"the row table has {row} rows of {end.rows}{extra}")
+    return counts
+
+
+def _verdict(row: int, entry: bytes, said: list[Known]) -> tuple[bytes, str, bytes]:
+    """The user's id, what the row counts as, and the tail of its line."""
+    bad = bad_row(entry)
+    if bad is not None:
+        if said:
+            raise _wrong(f"row {row} is a bad record, and was sent")
+        at = f"{bad.bad.source} " if bad.bad.source else ""
+        message = f"{at}line {bad.bad.line}: {bad.bad.message}"
+        return bad.custom_id, _FAILED, error_tail(row, bad.bad.code, message)
+    final = [known for known in said if known.kind]
+    if len(final) > 1:
+        raise _wrong(f"row {row} has {len(final)} answers")
+    if final:
+        return entry, _COMPLETED if final[0].kind == ANSWERED else _FAILED, final[0].text
+    if not said:
+        raise _wrong(f"row {row} is in no shard")
+    code = said[-1].text.decode()  # what the newest shard that had it says
+    why = _WHY.get(code, "The record was not processed")
+    count = _EXPIRED if code == codes.BATCH_EXPIRED else _FAILED
+    return entry, count, error_tail(row, code, f"{why}; it was not billed")
+
+
+def _wrong(what: str) -> Permanent:
+    return Permanent(
+        "ResultsInconsistent",
+        f"The results of the run don't add up: {what}. No manifest was written, and the answers "
+        "are kept in staging; this is a defect of the operator, please report it",
+    )
+
+
+# ---------------------------------------------------------------- reading
+
+
+def _stage_end(store: ObjectStore, where: Layout) -> StageEnd:
+    data = store.get(where.stage)
+    if data is None:
+        raise Stalled(
+            Reason.STAGING_UNAVAILABLE,
+            f"{where.stage} is gone from staging; was it cleaned up by a lifecycle rule, or by "
+            "hand?",
+        )
+    return msgspec.json.decode(data, type=StageEnd)
+
+
+def _table(store: ObjectStore, where: Layout, segments: int) -> Iterator[bytes]:
+    for segment in range(segments):
+        info = store.head(where.rows(segment))
+        if info is None and segment == 0:
+            return  # an input without records has no table
+        yield from plain_lines(store.read(spool.staged(store, where.rows(segment))))
+
+
+# ---------------------------------------------------------------- writing
+
+
+class _Parts:
+    """Lines over parts of bounded size."""
+
+    def __init__(self, place: ResultPlace, kind: str, part_bytes: int) -> None:
+        self._place = place
+        self._kind = kind
+        self._part_bytes = part_bytes
+        self._writer: ObjectWriter | None = None
+        self._digest = hashlib.sha256()
+        self._held: list[bytes] = []
+        self._held_size = 0
+        self._rows = self._size = 0
+        self._parts: list[dict[str, Any]] = []
+
+    def write(self, line: bytes) -> None:
+        size = len(line) + 1
+        if self._rows and self._size + self._held_size + size > self._part_bytes:
+            self._close_part()
+        self._held.append(line)
+        self._held_size += size
+        self._rows += 1
+        if self._held_size >= _FLUSH_BYTES:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._writer is None:
+            self._writer = self._place.part(self._kind, len(self._parts))
+        self._held.append(b"")
+        data = b"\n".join(self._held)
+        self._writer.write(data)
+        self._digest.update(data)
+        self._size += len(data)
+        self._held.clear()
+        self._held_size = 0
+
+    def _close_part(self) -> None:
+        if self._held:
+            self._flush()
+        assert self._writer is not None
+        self._writer.commit()
+        self._writer = None
+        number = len(self._parts)
+        self._parts.append(
+            {
+                "uri": self._place.part_uri(self._kind, number),
+                "rows": self._rows,
+                "bytes": self._size,
+                "sha256": self._digest.hexdigest(),
+            }
+        )
+        self._digest = hashlib.sha256()
+        self._rows = self._size = 0
+
+    def close(self) -> list[dict[str, Any]]:
+        """Close the last part; the parts as the manifest lists them."""
+        if self._rows:
+            self._close_part()
+        return self._parts
+
+    def abort(self) -> None:
+        if self._writer is not None:
+            self._writer.abort()
+            self._writer = None
+
+
+# ---------------------------------------------------------------- the manifest
+
+
+def _manifest(
+    run: Run,
+    end: StageEnd,
+    counts: Counter[str],
+    results: list[dict[str, Any]],
+    errors: list[dict[str, Any]],
+) -> dict[str, Any]:
+    submissions = [
+        {
+            "shard": shard.index,
+            "ordinal": submission.ordinal,
+            "batchID": submission.batch_id,
+            "state": submission.state.value,
+            "records": shard.rows,
+        }
+        for shard in run.shards
+        for submission in shard.submissions
+        if submission.state is not SubmissionState.REFUSED
+    ]
+    ended = [s.ended_at for shard in run.shards for s in shard.submissions if s.ended_at]
+    times = {
+        "createdAt": run.created_at,
+        "startedAt": run.start_time,
+        "lastBatchEndedAt": max(ended, default=None),
+    }
+    found = run.input
+    collected = [s.collected for s in run.shards if s.collected]
+    return {
+        "schema": MANIFEST_SCHEMA,
+        "runKey": run.key,
+        "runTag": run.tag,
+        "installation": run.installation,
+        "job": {"namespace": run.owner.namespace, "name": run.owner.name},
+        "model": run.spec.get("model", ""),
+        "provider": {"kind": run.provider.kind, "name": run.provider.name},
+        "encoder": run.encoder,
+        "counts": {
+            "total": end.rows,
+            "completed": counts[_COMPLETED],
+            "failed": counts[_FAILED],
+            "expired": counts[_EXPIRED],
+            "bad": end.bad,
+            "lost": sum(c.lost for c in collected),
+            "ignoredLines": sum(c.ignored for c in collected),
+        },
+        "usage": {
+            "inputTokens": str(_tokens(run, "input_tokens")),
+            "outputTokens": str(_tokens(run, "output_tokens")),
+        },
+        "input": {
+            "source": found.source if found else "",
+            "objects": found.objects if found else 0,
+            "bytes": found.size if found else 0,
+            "fingerprint": end.fingerprint,
+        },
+        "results": results,
+        "errors": errors,
+        "submissions": submissions,
+        "times": {name: encode_time(at) for name, at in times.items() if at is not None},
+    }
+
+
+def _tokens(run: Run, name: str) -> int:
+    return sum(getattr(s.collected, name) for s in run.shards if s.collected)
+
+
+def _results(
+    run: Run, place: ResultPlace, counts: Counter[str], manifest_uri: str, has_errors: bool
+) -> Results:
+    is_map = run.output.is_config_map
+
+    def folder(kind: str) -> str:
+        return place.part_uri(kind, 0).rpartition("/")[0] + "/"
+
+    return Results(
+        results_uri="" if is_map else folder("results"),
+        errors_uri=folder("errors") if has_errors and not is_map else "",
+        manifest_uri="" if is_map else manifest_uri,
+        config_map=run.output.uri.rstrip("/").rpartition("/")[2] if is_map else "",
+        completed=counts[_COMPLETED],
+        failed=counts[_FAILED],
+        expired=counts[_EXPIRED],
+        input_tokens=_tokens(run, "input_tokens"),
+        output_tokens=_tokens(run, "output_tokens"),
+    )

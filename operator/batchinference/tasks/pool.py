@@ -1,0 +1,109 @@
+"""POOL: the unbilled records of several shards, together in row order, as new shards.
+
+The encoded bytes are copied as they were staged: a record is never translated twice. Where the
+records are fewer than a batch needs, there are no new shards.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from batchinference.model.run import Cursor, Run, Shard
+from batchinference.model.work import Pooled
+from batchinference.ports import ObjectStore
+from batchinference.records.index import entries
+from batchinference.records.lines import plain_lines
+from batchinference.tasks import spool
+from batchinference.tasks.layout import Layout, layout
+from batchinference.tasks.merge import unbilled_rows
+from batchinference.tasks.shard_files import Piece, ShardBuilder, TooManyShards
+from batchinference.tasks.workbench import ProgressReports, Report, Workbench
+
+_PIECE_RECORDS = 1_000
+_PIECE_BYTES = 1 << 20
+
+
+class _Record(NamedTuple):
+    row: int
+    line: bytes
+    tokens: int
+
+
+def pool(run: Run, sources: tuple[int, ...], bench: Workbench, report: Report) -> Pooled:
+    """Make the new shards of the sources' unbilled records.
+
+    A last shard that can't be brought to the provider's minimum is left out, and so is what would
+    pass the number of shards that a run may have: those records keep the error they have.
+    """
+    shards = [run.shards[n] for n in sources]
+    total = sum(s.collected.unbilled for s in shards if s.collected)
+    if total < run.limits.min_records_per_batch or not total:
+        return Pooled((), sources)
+    made: list[Shard] = []
+    attempt = max(shard.attempt for shard in shards) + 1
+    where = layout(run)
+    progress = ProgressReports(report, bench, total, "records")
+
+    def finished(shard: Shard, cursor: Cursor | None) -> None:
+        del cursor
+        if shard.rows >= run.limits.min_records_per_batch:
+            made.append(shard)
+
+    with spool.folder(bench.spool, run) as folder:
+        builder = ShardBuilder(
+            run.limits,
+            bench.staging,
+            where,
+            folder,
+            finished,
+            first=len(run.shards),
+            attempt=attempt,
+            has_table=False,
+        )
+        records = heapq.merge(*(_records(s, bench.staging, where) for s in shards))
+        done = 0
+        try:
+            for piece in _pieces(records):
+                builder.add(piece)
+                done += len(piece.lines)
+                progress.at(done)
+            builder.finish(None)
+        except TooManyShards:
+            pass
+    return Pooled(tuple(made), sources)
+
+
+def _records(shard: Shard, store: ObjectStore, where: Layout) -> Iterator[_Record]:
+    """The unbilled records of one shard, from one pass over its staged bytes."""
+    wanted = unbilled_rows(shard, store, where)
+    row = next(wanted, None)
+    if row is None:
+        return
+    table = entries(store.read(spool.staged(store, where.index(shard.index))))
+    lines = plain_lines(store.read(spool.staged(store, where.shard(shard.index))))
+    for entry, line in zip(table, lines, strict=True):
+        if entry.row == row:
+            yield _Record(row, line, entry.tokens)
+            row = next(wanted, None)
+            if row is None:
+                return
+
+
+def _pieces(records: Iterator[_Record]) -> Iterator[Piece]:
+    held: list[_Record] = []
+    size = 0
+    for record in records:
+        held.append(record)
+        size += len(record.line)
+        if len(held) >= _PIECE_RECORDS or size >= _PIECE_BYTES:
+            yield _piece(held)
+            held.clear()
+            size = 0
+    if held:
+        yield _piece(held)
+
+
+def _piece(records: list[_Record]) -> Piece:
+    return Piece([r.line for r in records], [r.row for r in records], [r.tokens for r in records])

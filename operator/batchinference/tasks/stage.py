@@ -1,0 +1,316 @@
+"""STAGE: one streaming pass over the input, before anything is paid.
+
+Reads, checks, numbers, encodes and cuts; what it leaves in staging is in `layout`. The same input
+gives the same bytes, always: also when the pass was cut short after any shard and resumed. It can
+be resumed because a checkpoint says which byte of the input the next shard starts at; the ids seen
+before are read back from the row table.
+"""
+# ruff: noqa: TRY301 - one handler numbers every kind of bad record; a function would cost a call
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from dataclasses import dataclass, field
+from itertools import accumulate
+from pathlib import Path
+
+import msgspec
+
+from batchinference.core.sharding import shards_needed
+from batchinference.errors import Permanent, Stalled
+from batchinference.model.codec import decode
+from batchinference.model.job import Operation, Parameters
+from batchinference.model.run import MAX_SHARDS, BadRecord, Cursor, Run, Shard, Staged
+from batchinference.model.status import Reason
+from batchinference.model.work import Checkpoint, StageDone
+from batchinference.ports import BatchData, BodyEncoder, ObjectInfo, SourceChanged
+from batchinference.records import codes
+from batchinference.records.duplicates import SeenIDs
+from batchinference.records.lines import Block, Oversized, blocks, plain_lines
+from batchinference.records.parameters import REQUIRED, URLS, defaults
+from batchinference.records.refusal import BadLine, UnsupportedRequest
+from batchinference.records.request import Request, RequestReader, Rules, decode_body
+from batchinference.records.rowtable import bad_entry, bad_row
+from batchinference.records.tokens import estimate
+from batchinference.records.wire import MAX_ROWS, wire_id
+from batchinference.tasks import spool
+from batchinference.tasks.layout import layout
+from batchinference.tasks.shard_files import Piece, ShardBuilder, TooManyShards
+from batchinference.tasks.sources import snapshot
+from batchinference.tasks.workbench import ProgressReports, Report, Workbench
+
+FIRST_BAD = 10
+_SLACK_BYTES = 64 << 10
+"""How much longer than the encoded request an input line may be, for blanks and unknown keys."""
+
+
+class StageEnd(msgspec.Struct, rename="camel"):
+    """`stage.json`: what the pass came to."""
+
+    rows: int
+    bad: int
+    segments: int
+    fingerprint: str
+
+
+def stage(run: Run, bench: Workbench, report: Report) -> StageDone:
+    """Make the pass, or go on with it where the run's cursor says.
+
+    Raises:
+        SourceChanged: the input is not what it was when the pass began.
+        Permanent: `InputTooLarge`.
+        Stalled, Waiting, Retry.
+    """
+    with spool.folder(bench.spool, run) as folder, SeenIDs(folder) as seen:
+        return _Pass(run, bench, report, folder, seen).make()
+
+
+@dataclass(slots=True)
+class _State:
+    """What the pass knows at one point of the input, besides the shards."""
+
+    row: int = 0
+    bad: int = 0
+    line: int = 0
+    first_bad: list[BadRecord] = field(default_factory=list)
+
+
+class _Pass:
+    def __init__(
+        self, run: Run, bench: Workbench, report: Report, folder: Path, seen: SeenIDs
+    ) -> None:
+        self._run = run
+        self._bench = bench
+        self._report = report
+        self._seen = seen
+        self._layout = layout(run)
+        self._objects = bench.source.objects()
+        self._snapshot = snapshot(self._objects)
+        self._shards = list(run.shards) if run.cursor else []
+        self._state = _State()
+        self._encode = _Encoder(run, bench.data)
+        limits = run.limits
+        self._max_record = min(limits.max_bytes_per_record, limits.max_bytes_per_batch - 1)
+        self._builder = ShardBuilder(
+            limits,
+            bench.staging,
+            self._layout,
+            folder,
+            self._shard_finished,
+            first=len(self._shards),
+        )
+
+    def make(self) -> StageDone:
+        cursor = self._resumed()
+        state = self._state
+        progress = ProgressReports(self._report, self._bench, self._snapshot.size, "bytes")
+        before = sum(info.size for info in self._objects[: cursor.object_index])
+        for number in range(cursor.object_index, len(self._objects)):
+            info = self._objects[number]
+            is_first = number == cursor.object_index
+            start = cursor.offset if is_first else 0
+            state.line = cursor.line if is_first else 0
+            chunks = self._bench.source.read(info, start)
+            for block in blocks(chunks, self._max_record + _SLACK_BYTES, start):
+                try:
+                    self._builder.add(self._piece(block, number, info))
+                except TooManyShards:
+                    raise self._too_large(before + block.offset) from None
+                progress.at(before + block.offset)
+            before += info.size
+        if snapshot(self._bench.source.objects()).fingerprint != self._snapshot.fingerprint:
+            raise SourceChanged(f"{self._snapshot.source} changed while it was read")
+        self._builder.finish(self._cursor_at_end())
+        return self._done()
+
+    # ------------------------------------------------------------ resuming
+
+    def _resumed(self) -> Cursor:
+        """Where to start; brings the state to that point."""
+        cursor = self._run.cursor
+        if cursor is None:
+            return Cursor(0, 0, 0, 0, 0)
+        if cursor.fingerprint != self._snapshot.fingerprint:
+            raise SourceChanged(f"{self._snapshot.source} changed while staging was interrupted")
+        state = self._state
+        state.row, state.bad = cursor.row, cursor.bad
+        store = self._bench.staging
+        rows = 0
+        for shard in self._shards:
+            info = spool.staged(store, self._layout.rows(shard.index))
+            for entry in plain_lines(store.read(info)):
+                rows += 1
+                bad = bad_row(entry)
+                if bad is None:
+                    self._seen.add(entry)
+                elif len(state.first_bad) < FIRST_BAD:
+                    state.first_bad.append(bad.bad)
+        if rows != cursor.row:
+            raise Stalled(
+                Reason.STAGING_UNAVAILABLE,
+                f"The row table in {self._layout.prefix} has {rows} rows, not {cursor.row}",
+            )
+        return cursor
+
+    # ------------------------------------------------------------ the pass
+
+    def _piece(self, block: Block, number: int, info: ObjectInfo) -> Piece:
+        """Check and encode a block of lines. The hot loop of the whole product."""
+        state = self._state
+        first_row, first_line, row = state.row, state.line, state.row
+        if row + len(block.lines) >= MAX_ROWS:
+            raise Permanent(Reason.TOO_LARGE, f"The input has more than {MAX_ROWS} records")
+        is_ascii, max_record = block.is_ascii, self._max_record
+        read, encode, is_new = self._encode.reader.read, self._encode.line, self._seen.add
+        lines: list[bytes] = []
+        rows: list[int] = []
+        tokens: list[int] = []
+        table: list[bytes] = []
+        at: list[int] = []  # the line in the block of each good record
+        bad_rows: list[int] = []
+        for position, line in enumerate(block.lines):
+            try:
+                if line.__class__ is Oversized:
+                    raise BadLine(
+                        codes.LINE_TOO_LONG,
+                        f"the line has {len(line)} bytes; a record may have {max_record}",
+                    )
+                request = read(line, is_ascii)  # type: ignore[arg-type]
+                custom_id = request.custom_id
+                encoded = encode(row, request)
+                if len(encoded) > max_record:
+                    raise BadLine(
+                        codes.LINE_TOO_LONG,
+                        f"the request has {len(encoded)} bytes; a record may have {max_record}",
+                        custom_id,
+                    )
+                if custom_id != b"null" and not is_new(custom_id):
+                    raise BadLine(
+                        codes.DUPLICATE_ID, "an earlier record has the same `custom_id`", custom_id
+                    )
+            except BadLine as bad:
+                if not len(line) or (isinstance(line, bytes) and not line.strip()):
+                    continue  # a blank line is no record
+                found = BadRecord(first_line + position + 1, bad.code, bad.message, info.uri)
+                table.append(bad_entry(bad.custom_id, found))
+                bad_rows.append(row)
+                if len(state.first_bad) < FIRST_BAD:
+                    state.first_bad.append(found)
+                row += 1
+                continue
+            table.append(custom_id)
+            lines.append(encoded)
+            tokens.append(estimate(request.body))
+            rows.append(row)
+            at.append(position)
+            row += 1
+        bad_before = state.bad
+        state.row, state.line = row, first_line + len(block.lines)
+        state.bad += len(bad_rows)
+        starts: list[int] = []
+
+        def cursor_at(record: int) -> Cursor:
+            if not starts:
+                starts.extend(accumulate(len(line) + 1 for line in block.lines))
+            position = at[record]
+            offset = block.offset + (starts[position - 1] if position else 0)
+            bad = bad_before + bisect_left(bad_rows, rows[record])
+            return self._cursor(number, offset, first_line + position, rows[record], bad)
+
+        return Piece(lines, rows, tokens, first_row, table, cursor_at)
+
+    def _cursor(self, number: int, offset: int, line: int, row: int, bad: int) -> Cursor:
+        native = bool(self._encode.native)
+        return Cursor(number, offset, line, row, bad, self._snapshot.fingerprint, native)
+
+    def _cursor_at_end(self) -> Cursor:
+        state = self._state
+        return self._cursor(len(self._objects), 0, 0, state.row, state.bad)
+
+    # ------------------------------------------------------------ what comes of it
+
+    def _shard_finished(self, shard: Shard, cursor: Cursor | None) -> None:
+        assert cursor is not None
+        self._shards.append(shard)
+        first_bad = tuple(self._state.first_bad[: cursor.bad])
+        self._report(Checkpoint(shard, cursor, first_bad))
+
+    def _done(self) -> StageDone:
+        state = self._state
+        end = StageEnd(state.row, state.bad, max(len(self._shards), 1), self._snapshot.fingerprint)
+        self._bench.staging.put(self._layout.stage, msgspec.json.encode(end))
+        staged = Staged(
+            rows=state.row,
+            bad=state.bad,
+            size=sum(shard.size for shard in self._shards),
+            tokens=sum(shard.tokens for shard in self._shards),
+            first_bad=tuple(state.first_bad),
+            native=bool(self._encode.native),
+        )
+        return StageDone(staged, self._snapshot)
+
+    def _too_large(self, read: int) -> Permanent:
+        size = self._snapshot.size
+        needed = shards_needed(MAX_SHARDS, read / size if size else 1.0)
+        return Permanent(
+            Reason.TOO_LARGE,
+            f"The input would make about {needed} batches; a run has at most {MAX_SHARDS}. "
+            "Split it over several jobs",
+        )
+
+
+class _Encoder:
+    """Turns checked records into the provider's lines."""
+
+    def __init__(self, run: Run, data: BatchData) -> None:
+        spec = run.spec
+        operation = Operation(spec.get("operation") or Operation.CHAT_COMPLETIONS)
+        parameters = decode(
+            Parameters, spec.get("parameters") or {}, "spec.parameters", ignore_unknown=True
+        )
+        self._model = str(spec["model"])
+        self._url = URLS[operation]
+        self._data = data
+        self._encode_body = data.encode_body if isinstance(data, BodyEncoder) else None
+        self.reader = RequestReader(
+            Rules(
+                self._model,
+                self._url,
+                REQUIRED[operation],
+                defaults(parameters, operation),
+                native="bedrock" in run.provider.settings,
+            )
+        )
+        self.native: bool | None = run.cursor.native if run.cursor else None
+
+    def line(self, row: int, request: Request) -> bytes:
+        """The record's line, without the newline.
+
+        Raises:
+            BadLine: the provider can't do it, or it is of another format than the others.
+        """
+        if request.native is not self.native:
+            self._agree(request)
+        if request.native:
+            return b'{"recordId":"r%010d","modelInput":%b}' % (row, request.body)
+        if self._encode_body is not None:
+            return self._encode_body(row, self._url, request.body)
+        body = decode_body(request.body, request.custom_id)
+        complete = {"custom_id": wire_id(row), "method": "POST", "url": self._url, "body": body}
+        try:
+            return self._data.encode(row, complete, self._model)
+        except UnsupportedRequest as refused:
+            raise BadLine(refused.code, refused.message, request.custom_id) from None
+
+    def _agree(self, request: Request) -> None:
+        """The first record decides whether all are canonical or all are the provider's own: one
+        batch can't hold both.
+        """
+        if self.native is not None:
+            ours, theirs = ("`modelInput`", "`body`") if self.native else ("`body`", "`modelInput`")
+            raise BadLine(
+                codes.MIXED_FORMATS,
+                f"the records before have {ours}, this one has {theirs}; use one of them",
+                request.custom_id,
+            )
+        self.native = request.native
