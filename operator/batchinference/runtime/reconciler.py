@@ -259,7 +259,8 @@ class Reconciler:
         if decision.wake_at is not None:
             wait = (decision.wake_at - self._clock.now()).total_seconds()
             self._queue.add_after(entry.key, max(wait, 0.001))
-        await self._showing.show(entry, held=decision.held)
+        if _same_object(observed.job, self._store.steering(entry.key)):
+            await self._showing.show(entry, held=decision.held)
         return decision
 
     async def _write(self, entry: Entry, run: Run, outcomes: list[Outcome]) -> bool:
@@ -314,6 +315,11 @@ class Reconciler:
             traits=traits,
             make_request=maker,
         )
+
+
+def _same_object(decided: BatchInferenceJob | None, now: BatchInferenceJob | None) -> bool:
+    """Whether the decision was about the object that steers now; a newer one is decided anew."""
+    return (decided and decided.metadata.uid) == (now and now.metadata.uid)
 
 
 def _same_since(new: Problem | None, old: Problem | None) -> Problem | None:
