@@ -15,8 +15,10 @@ from batchinference.core.follow import (
     cancel_answered,
     input_deleted,
     looked_up,
+    of_ordinal,
     submit_answered,
 )
+from batchinference.core.keys import next_ordinal
 from batchinference.core.notes import Notes
 from batchinference.core.outcomes import (
     BatchMissing,
@@ -99,7 +101,7 @@ def _task_done(run: Run, notes: Notes, done: TaskDone, setting: Setting) -> tupl
         case Admitted():
             return _admitted(run, notes, effect, result, setting)
         case StageDone():
-            if run.phase is not RunPhase.STAGING:
+            if run.phase is not RunPhase.STAGING or _is_other(run, result.snapshot.fingerprint):
                 return run, notes
             staged = replace(run, staged=result.staged, input=result.snapshot)
             return step_run(staged, RunInput.STAGE) or run, notes
@@ -107,8 +109,8 @@ def _task_done(run: Run, notes: Notes, done: TaskDone, setting: Setting) -> tupl
             key = (done.shard or 0, done.ordinal or 0)
             return run, notes.with_upload(key, result.input_ref)
         case ShardCollected():
-            shard = run.shards[done.shard or 0]
-            stepped = step_shard(shard, ShardInput.COLLECT)
+            shard = of_ordinal(run, done.shard or 0, done.ordinal or 0)
+            stepped = step_shard(shard, ShardInput.COLLECT) if shard else None
             if stepped is None:
                 return run, notes
             return run.with_shard(replace(stepped, collected=result.collected)), notes
@@ -124,6 +126,8 @@ def _task_done(run: Run, notes: Notes, done: TaskDone, setting: Setting) -> tupl
 def _task_failed(
     run: Run, notes: Notes, effect: StartTask, fault: TaskFault, setting: Setting
 ) -> tuple[Run, Notes]:
+    if not _is_awaited(run, effect):
+        return run, notes  # of a step that is behind us: another process was faster
     notes = notes.with_failure(effect.id, fault, setting.now, setting.timing, setting.jitter)
     if effect.kind is TaskKind.STAGE and fault.reason == Reason.INPUT_CHANGING:
         again = replace(run, cursor=None, shards=(), staged=None, input=None, passes=run.passes + 1)
@@ -140,9 +144,35 @@ def _task_failed(
     return run, notes
 
 
+_PHASE_OF = {
+    TaskKind.ADMIT: RunPhase.ADMITTING,
+    TaskKind.STAGE: RunPhase.STAGING,
+    TaskKind.POOL: RunPhase.RUNNING,
+    TaskKind.FINISH: RunPhase.FINISHING,
+    TaskKind.CLEAN: RunPhase.CLEANING,
+    TaskKind.RELEASE: RunPhase.CLEANING,
+}
+
+
+def _is_awaited(run: Run, effect: StartTask) -> bool:
+    """Whether the run still stands where it asked for that task."""
+    if effect.kind in _PHASE_OF:
+        return run.phase is _PHASE_OF[effect.kind]
+    shard, ordinal = effect.shard or 0, effect.ordinal or 0
+    if effect.kind is TaskKind.COLLECT:
+        found = of_ordinal(run, shard, ordinal)
+        return found is not None and found.state is ShardState.ENDED
+    if run.phase is not RunPhase.RUNNING or shard >= len(run.shards):
+        return False
+    asking = run.shards[shard]
+    return asking.state is ShardState.QUEUED and next_ordinal(run, asking) == ordinal
+
+
 def _admitted(
     run: Run, notes: Notes, effect: StartTask, result: Admitted, setting: Setting
 ) -> tuple[Run, Notes]:
+    if run.phase is not RunPhase.ADMITTING:
+        return run, notes
     holder = result.holder
     if holder is not None:
         elsewhere = holder.run_key == run.key
@@ -155,9 +185,7 @@ def _admitted(
         fault = TaskFault(FaultKind.STALLED, reason, text)
         failed = notes.with_failure(effect.id, fault, setting.now, setting.timing, setting.jitter)
         return run, failed
-    stepped = step_run(run, RunInput.ADMIT)
-    if stepped is None:
-        return run, notes
+    stepped = step_run(run, RunInput.ADMIT) or run
     claimed = replace(run.output, claimed=True)
     return replace(stepped, input=result.snapshot, output=claimed), notes
 
@@ -165,6 +193,8 @@ def _admitted(
 def _shard_staged(run: Run, outcome: ShardStaged) -> Run:
     shard = outcome.checkpoint.shard
     if run.phase is not RunPhase.STAGING or shard.index != len(run.shards):
+        return run
+    if _is_other(run, outcome.checkpoint.cursor.fingerprint):
         return run
     found = Staged(
         rows=outcome.checkpoint.cursor.row,
@@ -177,23 +207,24 @@ def _shard_staged(run: Run, outcome: ShardStaged) -> Run:
     return replace(run, shards=(*run.shards, shard), cursor=cursor, staged=found)
 
 
+def _is_other(run: Run, fingerprint: str) -> bool:
+    """Whether the shards so far are of a pass over another state of the input."""
+    return run.cursor is not None and run.cursor.fingerprint not in {"", fingerprint}
+
+
 def _pooled(run: Run, result: Pooled) -> Run:
-    if any(run.shards[n].pooled for n in result.sources):
-        return run
-    shards = list(run.shards)
-    for n in result.sources:
-        collected = shards[n].collected
-        if result.shards:
-            shards[n] = replace(shards[n], pooled=True)
-        elif collected is not None:
-            left = replace(collected, unbilled_code=BELOW_MINIMUM)
-            shards[n] = replace(shards[n], collected=left)
-    attempt = max(
-        (run.shards[n].attempt + (0 if was_cancelled_by_us(run.shards[n]) else 1))
-        for n in result.sources
-    )
-    shards += [replace(s, state=ShardState.QUEUED, attempt=attempt) for s in result.shards]
-    return replace(run, shards=tuple(shards))
+    sources = [s for s in run.shards if s.index in result.sources and s.collected and not s.pooled]
+    fits = all(s.index >= len(run.shards) for s in result.shards)
+    if run.phase is not RunPhase.RUNNING or len(sources) < len(result.sources) or not fits:
+        return run  # the records went on already, or the run finishes without them
+    for shard in sources:
+        assert shard.collected is not None
+        left = replace(shard.collected, unbilled_code=BELOW_MINIMUM)
+        kept = replace(shard, pooled=True) if result.shards else replace(shard, collected=left)
+        run = run.with_shard(kept)
+    attempt = max((s.attempt + (not was_cancelled_by_us(s)) for s in sources), default=1)
+    added = [replace(s, state=ShardState.QUEUED, attempt=attempt) for s in result.shards]
+    return replace(run, shards=(*run.shards, *added))
 
 
 def _finished(run: Run, result: Finished, setting: Setting) -> Run:

@@ -25,13 +25,16 @@ from batchinference.core.transitions import ShardInput, step_shard
 from batchinference.model.batch import (
     Accepted,
     BatchFailure,
+    BatchState,
     BatchView,
+    CancelOutcome,
     OutcomeUnknown,
     RefusalKind,
     Refused,
 )
 from batchinference.model.run import (
     Run,
+    RunPhase,
     Shard,
     ShardState,
     SubmissionState,
@@ -45,7 +48,11 @@ from batchinference.model.work import (
 # ---------------------------------------------------------------- submitting
 
 
-def _of_ordinal(run: Run, shard: int, ordinal: int) -> Shard | None:
+_OPEN = {ShardState.CLAIMED, ShardState.UNKNOWN, ShardState.FENCING}
+"""States in which the outcome of the newest submission is not known yet."""
+
+
+def of_ordinal(run: Run, shard: int, ordinal: int) -> Shard | None:
     """The shard, when that ordinal is its newest submission."""
     found = run.shards[shard] if shard < len(run.shards) else None
     current = found is not None and found.last is not None and found.last.ordinal == ordinal
@@ -60,23 +67,21 @@ def submit_answered(
     outcome = answer.outcome
     if isinstance(outcome, Accepted):
         return accepted(run, notes, key, outcome.batch, setting.now)
-    shard = _of_ordinal(run, *key)
-    if shard is None or shard.last is None:
-        return run, notes
+    shard = of_ordinal(run, *key)
+    if shard is None or shard.last is None or shard.state not in _OPEN:
+        return run, notes  # settled meanwhile: by the poller, or by a look
     if isinstance(outcome, OutcomeUnknown) or shard.last.attempted:
         fault = TaskFault(FaultKind.RETRY, Reason.OUTCOME_UNKNOWN, outcome.message)
         effect_id = f"submit:{answer.shard}:{answer.ordinal}"
         noted = notes.with_failure(effect_id, fault, setting.now, setting.timing, setting.jitter)
         return lose(run, noted, shard)
     if isinstance(outcome, NotSent):
-        notes = notes.with_failure(
-            f"submit:{answer.shard}",
-            TaskFault(FaultKind.STALLED, outcome.reason, outcome.message),
-            setting.now,
-            setting.timing,
-            setting.jitter,
-        )
-        return _put_back(run, shard, setting, wait_s=setting.timing.retry_first_s), notes
+        # Every try needs a new upload, so the shard waits as long as a person needs anyway.
+        wait = setting.timing.reference_retry_s
+        fault = TaskFault(FaultKind.STALLED, outcome.reason, outcome.message, wait)
+        effect_id = f"submit:{answer.shard}"
+        noted = notes.with_failure(effect_id, fault, setting.now, setting.timing, setting.jitter)
+        return _put_back(run, shard, setting, wait_s=wait), noted
     return _refused(run, notes, shard, outcome, setting)
 
 
@@ -97,10 +102,9 @@ def _refused(
         if not run.was_submitted_besides(shard):
             undone = _put_back(run, shard, setting, wait_s=0)
             return reject(undone, Reason.REFUSED, text, setting.now), notes
-        stepped = step_shard(shard, ShardInput.REFUSE) or shard
         failure = BatchFailure(refused.code, refused.message)
-        ended = stepped.with_last(state=SubmissionState.REFUSED, failure=failure)
-        return run.with_shard(ended), notes
+        ended = shard.with_last(state=SubmissionState.REFUSED, failure=failure, request={})
+        return run.with_shard(step_shard(ended, ShardInput.REFUSE) or shard), notes
     reason = {
         RefusalKind.QUOTA: Reason.QUOTA_WAIT,
         RefusalKind.THROTTLED: Reason.QUOTA_WAIT,
@@ -128,20 +132,18 @@ def _put_back_wait(shard: Shard, refused: Refused, notes: Notes, setting: Settin
 
 
 def _put_back(run: Run, shard: Shard, setting: Setting, wait_s: float) -> Run:
-    stepped = step_shard(shard, ShardInput.PUT_BACK)
-    if stepped is None:
-        return run
     until = setting.now + timedelta(seconds=wait_s)
-    closed = stepped.with_last(state=SubmissionState.REFUSED, request={})
-    return run.with_shard(replace(closed, not_before=until))
+    closed = shard.with_last(state=SubmissionState.REFUSED, request={})
+    back = step_shard(closed, ShardInput.PUT_BACK) or shard
+    return run.with_shard(replace(back, not_before=until))
 
 
 def accepted(
     run: Run, notes: Notes, key: tuple[int, int], view: BatchView, now: datetime
 ) -> tuple[Run, Notes]:
     """The provider has the submission: by the call's answer, or found by asking."""
-    shard = _of_ordinal(run, *key)
-    stepped = step_shard(shard, ShardInput.ACCEPT) if shard else None
+    shard = of_ordinal(run, *key)
+    stepped = step_shard(shard, ShardInput.ACCEPT) if shard and _may_hold(run, shard) else None
     if stepped is None:
         return _duplicate(run, key, view), notes.with_view(view)
     changed = stepped.with_last(
@@ -149,13 +151,26 @@ def accepted(
         batch_id=view.id,
         accepted_at=view.created_at or now,
         batch_state=view.state,
+        duplicate=False,
     )
-    noted = notes.with_view(view).without_looks(key).without_failure(f"submit:{key[0]}")
-    return run.with_shard(changed), noted
+    numbers = f"{key[0]}:{key[1]}"
+    moot = (f"submit:{key[0]}", f"submit:{numbers}", f"look:{numbers}", f"fence:{numbers}")
+    return run.with_shard(changed), notes.with_view(view).without_looks(key).without_failure(*moot)
+
+
+def _may_hold(run: Run, shard: Shard) -> bool:
+    """Whether a batch of the newest ordinal is the shard's: not after a certain refusal, and of a
+    fenced ordinal only while nothing newer was claimed and the run is not finishing without it.
+    """
+    assert shard.last is not None
+    fenced = shard.last.state is SubmissionState.FENCED and run.phase is RunPhase.RUNNING
+    return shard.state in _OPEN or fenced
 
 
 def _duplicate(run: Run, key: tuple[int, int], view: BatchView) -> Run:
-    """A second batch of a submission that was given up, or that has another batch already."""
+    """A batch that should not be: of a submission that was given up and followed by another, that
+    was refused, or that has a batch already.
+    """
     shard = run.shards[key[0]] if key[0] < len(run.shards) else None
     if shard is None or any(s.batch_id == view.id for s in shard.submissions):
         return run
@@ -173,6 +188,9 @@ def looked_up(run: Run, notes: Notes, look: LookedUp, setting: Setting) -> tuple
     if look.view is not None:
         run, notes = accepted(run, notes, key, look.view, setting.now)
         return batch_seen(run, notes, look.view, setting)
+    shard = of_ordinal(run, *key)
+    if shard is None or shard.state not in _OPEN:
+        return run, notes
     return run, notes.with_absence(key, setting.now, look.readable)
 
 
@@ -181,11 +199,13 @@ def input_deleted(
 ) -> tuple[Run, Notes]:
     """The fence stands; absences are counted anew."""
     key = (outcome.shard, outcome.ordinal)
-    notes = notes.without_failure(f"fence:{outcome.shard}:{outcome.ordinal}").without_looks(key)
-    shard = _of_ordinal(run, *key)
-    if shard is None or shard.state is not ShardState.FENCING:
+    notes = notes.without_failure(f"fence:{outcome.shard}:{outcome.ordinal}")
+    shard = of_ordinal(run, *key)
+    if shard is None or shard.last is None or shard.state is not ShardState.FENCING:
         return run, notes
-    return run.with_shard(shard.with_last(fenced_at=setting.now)), notes
+    if shard.last.fenced_at is not None:
+        return run, notes  # told twice: the absences since then still count
+    return run.with_shard(shard.with_last(fenced_at=setting.now)), notes.without_looks(key)
 
 
 # ---------------------------------------------------------------- following
@@ -194,29 +214,43 @@ def input_deleted(
 def cancel_answered(
     run: Run, notes: Notes, outcome: CancelAnswered, setting: Setting
 ) -> tuple[Run, Notes]:
-    """The provider took the cancel call, or the batch was over."""
-    notes = notes.without_failure(f"cancel:{outcome.shard}:{outcome.ordinal}")
-    shard = _of_ordinal(run, outcome.shard, outcome.ordinal)
-    if shard is None:
-        return run, notes
-    return run.with_shard(shard.with_last(cancel_accepted_at=setting.now)), notes
+    """The provider took the cancel call, or the batch was over, or it denies the batch: then
+    nothing is known, and it is asked again (protocol 6.4).
+    """
+    effect_id = f"cancel:{outcome.shard}:{outcome.ordinal}"
+    shard = of_ordinal(run, outcome.shard, outcome.ordinal)
+    if shard is None or shard.last is None or shard.last.cancel_accepted_at is not None:
+        return run, notes.without_failure(effect_id)
+    if outcome.outcome is CancelOutcome.NOT_FOUND:
+        fault = _denied(shard.last.batch_id)
+        noted = notes.with_failure(effect_id, fault, setting.now, setting.timing, setting.jitter)
+        return run, noted
+    asked = shard.with_last(cancel_accepted_at=setting.now)
+    return run.with_shard(asked), notes.without_failure(effect_id)
 
 
 def batch_seen(run: Run, notes: Notes, view: BatchView, setting: Setting) -> tuple[Run, Notes]:
     """The poller saw a batch: ours, one that was lost, a duplicate, or foreign."""
     named = view.submission
-    shard = next((s for s in run.shards if s.last and s.last.batch_id == view.id), None)
+    shard = _following(run, view)
     if shard is None:
         if named is None or named.tag != run.tag or named.shard >= len(run.shards):
             return run, notes
         run, notes = accepted(run, notes, (named.shard, named.ordinal), view, setting.now)
-        shard = next((s for s in run.shards if s.last and s.last.batch_id == view.id), None)
+        shard = _following(run, view)
         if shard is None:
             return run, notes
     notes = notes.with_view(view).without_failure(following(view.id))
-    if not view.state.is_over or shard.state is not ShardState.SUBMITTED:
+    if not view.state.is_over:
         return run, notes
-    return run.with_shard(_ended(shard, view, setting)), notes
+    cancelling = f"cancel:{shard.index}:{shard.submissions[-1].ordinal}"
+    return run.with_shard(_ended(shard, view, setting)), notes.without_failure(cancelling)
+
+
+def _following(run: Run, view: BatchView) -> Shard | None:
+    """The shard that is at the provider as that batch."""
+    live = (s for s in run.shards if s.state is ShardState.SUBMITTED)
+    return next((s for s in live if s.last and s.last.batch_id == view.id), None)
 
 
 def following(batch_id: str) -> str:
@@ -226,14 +260,18 @@ def following(batch_id: str) -> str:
 
 def batch_missing(notes: Notes, outcome: BatchMissing, setting: Setting) -> Notes:
     """The provider denies the batch: noted, and nothing follows from it (protocol 6.4)."""
+    fault = _denied(outcome.batch_id)
+    effect_id = following(outcome.batch_id)
+    return notes.with_failure(effect_id, fault, setting.now, setting.timing, setting.jitter)
+
+
+def _denied(batch_id: str) -> TaskFault:
     text = (
-        f"The provider says that batch {outcome.batch_id} does not exist. It may have been billed, "
+        f"The provider says that batch {batch_id} does not exist. It may have been billed, "
         "so its records are not sent again; it is asked for again from time to time. Check that "
         "the credentials are of the account that submitted it"
     )
-    fault = TaskFault(FaultKind.STALLED, Reason.BATCH_NOT_FOUND, text)
-    effect_id = following(outcome.batch_id)
-    return notes.with_failure(effect_id, fault, setting.now, setting.timing, setting.jitter)
+    return TaskFault(FaultKind.STALLED, Reason.BATCH_NOT_FOUND, text)
 
 
 def _ended(shard: Shard, view: BatchView, setting: Setting) -> Shard:
@@ -245,11 +283,14 @@ def _ended(shard: Shard, view: BatchView, setting: Setting) -> Shard:
         failure=view.failure,
     )
     failure = view.failure
-    if failure is None or not failure.nothing_processed:
+    failed = view.state is BatchState.FAILED and not view.completed
+    if failure is None or not failure.nothing_processed or not failed:
         return step_shard(ended, ShardInput.OVER) or shard
     void = ended.with_last(state=SubmissionState.VOID, request={})
     attempts = setting.spec.retry_policy.max_attempts
-    if not failure.quota and not (failure.transient and shard.attempt < attempts):
+    fenced = shard.last is not None and shard.last.fenced_at is not None  # we took its input away
+    passing = failure.transient or fenced
+    if not failure.quota and not (passing and shard.attempt < attempts):
         return step_shard(void, ShardInput.OVER) or shard
     voids = sum(s.state is SubmissionState.VOID for s in void.submissions)
     timing = setting.timing

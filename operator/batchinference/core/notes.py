@@ -31,7 +31,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """Listings that did not show a submission: the first one, and the newest."""
+    """Listings that did not show a submission: the first of those that count, and the newest."""
 
     first: datetime
     newest: datetime
@@ -67,18 +67,21 @@ class Notes:
         return replace(self, views={**self.views, view.id: view})
 
     def with_absence(self, key: SubmissionKey, now: datetime, readable: bool) -> Notes:
-        """One more complete listing without that submission."""
+        """One more complete listing without that submission. One by a client that could not read
+        the input does not count, so counting begins again after it.
+        """
         old = self.looks.get(key)
-        look = Look(first=old.first if old else now, newest=now, readable=readable)
+        first = old.first if old is not None and old.readable else now
+        look = Look(first=first, newest=now, readable=readable)
         return replace(self, looks={**self.looks, key: look})
 
     def without_looks(self, key: SubmissionKey) -> Notes:
         """Start counting absences anew."""
         return replace(self, looks=_without(self.looks, key))
 
-    def without_failure(self, effect_id: str) -> Notes:
-        """The effect succeeded, or is moot."""
-        return replace(self, failures=_without(self.failures, effect_id))
+    def without_failure(self, *effect_ids: str) -> Notes:
+        """The effects succeeded, or are moot."""
+        return replace(self, failures=_without(self.failures, *effect_ids))
 
     def with_failure(
         self, effect_id: str, fault: TaskFault, now: datetime, timing: Timing, jitter: float
@@ -105,5 +108,5 @@ class Notes:
         return replace(self, failures=soon)
 
 
-def _without(table: Mapping[Any, Any], key: Any) -> Mapping[Any, Any]:
-    return {k: v for k, v in table.items() if k != key}
+def _without(table: Mapping[Any, Any], *keys: Any) -> Mapping[Any, Any]:
+    return {k: v for k, v in table.items() if k not in keys}

@@ -6,6 +6,7 @@ from dataclasses import replace
 from datetime import datetime
 
 from batchinference.core.transitions import RunInput, step_run
+from batchinference.model.batch import BatchState
 from batchinference.model.job import JobSpec, SuccessPolicy
 from batchinference.model.run import CancelWhy, Ending, Results, Run, Shard, ShardState, Verdict
 from batchinference.model.status import Reason
@@ -72,17 +73,20 @@ def may_go_again(shard: Shard, max_attempts: int) -> bool:
 
 
 def was_cancelled_by_us(shard: Shard) -> bool:
-    """Whether our own cancel ended its batch: that is not an attempt (protocol 6.3)."""
-    return shard.last is not None and shard.last.cancel_accepted_at is not None
-
-
-def has_unanswered(run: Run) -> bool:
-    """Whether records lack an answer that a run that goes on could still get."""
-    return any(
-        s.state is ShardState.DROPPED
-        or (s.collected is not None and s.collected.unbilled > 0 and not s.pooled)
-        for s in run.shards
+    """Whether our own cancel ended its batch: that is not an attempt (protocol 6.3). A batch that
+    expired or completed before the cancel reached it was one.
+    """
+    last = shard.last
+    return (
+        last is not None
+        and last.cancel_accepted_at is not None
+        and last.batch_state is BatchState.CANCELLED
     )
+
+
+def has_unanswered(run: Run, max_attempts: int) -> bool:
+    """Whether records lack an answer that a run that goes on could still get."""
+    return any(s.state is ShardState.DROPPED or may_go_again(s, max_attempts) for s in run.shards)
 
 
 def final_verdict(run: Run, spec: JobSpec, results: Results) -> Verdict:
@@ -90,9 +94,7 @@ def final_verdict(run: Run, spec: JobSpec, results: Results) -> Verdict:
     total = results.completed + results.failed + results.expired
     failed = results.failed + results.expired
     counted = f"{results.completed} of {total} records were answered"
-    if run.verdict is not None:
-        return run.verdict
-    if run.cancel is not None and (failed or run.cancel.why is CancelWhy.DESIRED):
+    if is_cut_short(run, spec):
         return Verdict(Ending.CANCELLED, Reason.CANCELLED, f"The run was cancelled; {counted}")
     if tolerates(spec.success_policy, total, failed):
         reason = Reason.PARTIAL if failed else Reason.SUCCEEDED
@@ -108,6 +110,16 @@ def final_verdict(run: Run, spec: JobSpec, results: Results) -> Verdict:
         f"{counted}; {failed} failed, more than `successPolicy` tolerates. The results are kept. "
         "To run it again, create the object with another `runID`",
     )
+
+
+def is_cut_short(run: Run, spec: JobSpec) -> bool:
+    """Whether a cancel is why the run ended. One by deletion that came too late to keep any record
+    from its answer is not: such a run ended by itself, and there is nothing to take up again.
+    """
+    if run.cancel is None:
+        return False
+    wanted = run.cancel.why is CancelWhy.DESIRED
+    return wanted or has_unanswered(run, spec.retry_policy.max_attempts)
 
 
 def reject(run: Run, reason: str, message: str, now: datetime) -> Run:

@@ -56,6 +56,7 @@ SHARD: Mapping[tuple[ShardState, ShardInput], ShardState] = {
     (S.STAGED, ShardInput.DROP): S.DROPPED,
     (S.QUEUED, ShardInput.CLAIM): S.CLAIMED,
     (S.QUEUED, ShardInput.DROP): S.DROPPED,
+    (S.QUEUED, ShardInput.ACCEPT): S.SUBMITTED,  # a fenced ordinal that appeared after all
     (S.CLAIMED, ShardInput.ACCEPT): S.SUBMITTED,
     (S.CLAIMED, ShardInput.PUT_BACK): S.QUEUED,
     (S.CLAIMED, ShardInput.REFUSE): S.ENDED,
@@ -67,6 +68,7 @@ SHARD: Mapping[tuple[ShardState, ShardInput], ShardState] = {
     (S.SUBMITTED, ShardInput.OVER): S.ENDED,
     (S.SUBMITTED, ShardInput.VOID): S.QUEUED,
     (S.ENDED, ShardInput.COLLECT): S.COLLECTED,
+    (S.DROPPED, ShardInput.ACCEPT): S.SUBMITTED,  # likewise: it is cancelled and collected
     (S.DROPPED, ShardInput.RESUME): S.QUEUED,
 }
 """The arrows of a shard."""
