@@ -8,9 +8,12 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Protocol
 
-import binaries
 import pytest
+
+import binaries
 from control_plane import ControlPlane
+from stack import Stack
+from team import Team
 
 _HERE = Path(__file__).parent
 
@@ -73,3 +76,33 @@ def kubectl(control_plane: ControlPlane):
 def helm(control_plane: ControlPlane):
     """``helm("install", ...)`` as the administrator; see `ControlPlane.helm`."""
     return control_plane.helm
+
+
+@pytest.fixture(scope="session")
+def stack(control_plane: ControlPlane) -> Iterator[Stack]:
+    """Sandbox, chart and one operator on the session's control plane."""
+    with Stack.start(control_plane, sandbox_options=_SANDBOX) as running:
+        running.start_operator()
+        yield running
+
+
+@pytest.fixture
+def team(stack: Stack, namespace: str) -> Iterator[Team]:
+    """A fresh namespace with providers that point at the sandbox, and a running operator."""
+    operator = stack.operators[0]
+    if not operator.running:
+        operator.start()
+        stack.wait_until_healthy(operator)
+    team = Team(stack, namespace)
+    stack.apply(*stack.providers(namespace))
+    yield team
+    team.control.clear_faults()
+    team.control.release()
+    team.delete_jobs()
+
+
+_SANDBOX = (
+    *("--set", "openai.validating_s=0.1", "--set", "openai.in_progress_s=0.3"),
+    *("--set", "openai.finalizing_s=0.1", "--set", "bedrock.validating_s=0.1"),
+    *("--set", "bedrock.in_progress_s=0.3"),
+)

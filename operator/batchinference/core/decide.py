@@ -34,6 +34,7 @@ from batchinference.model.run import (
     Owner,
     Run,
     RunPhase,
+    Shard,
     ShardState,
     Verdict,
 )
@@ -234,9 +235,15 @@ def judge(draft: Draft) -> bool:
         draft.run = replace(stepped, verdict=verdict, completion_time=draft.observed.now)
         draft.wake(draft.observed.now)
         return True
-    shards = tuple(step_shard(s, ShardInput.QUEUE) or s for s in run.shards)
-    draft.run = replace(run, shards=shards)
+    least = run.limits.min_records_per_batch
+    draft.run = replace(run, shards=tuple(_asked_for(s, least) for s in run.shards))
     return False
+
+
+def _asked_for(shard: Shard, least: int) -> Shard:
+    """A staged shard asks for a place; one that no cut could bring to the minimum never goes."""
+    event = ShardInput.DROP if shard.rows < least else ShardInput.QUEUE
+    return (step_shard(shard, event) or shard) if shard.state is ShardState.STAGED else shard
 
 
 def cancel_batches(draft: Draft) -> bool:

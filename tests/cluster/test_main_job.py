@@ -1,0 +1,234 @@
+"""The main job, end to end: kubectl in, ordered results out, on a real control plane."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from stack import wait_for
+from team import Team, chat, jsonl, sha256
+
+
+def result_lines(team: Team, manifest: dict[str, Any], kind: str = "results") -> Iterator[Any]:
+    """The lines of all parts, checked against what the manifest says of them."""
+    for part in manifest[kind]["parts"]:
+        data = team.read(part["uri"])
+        assert len(data) == part["bytes"]
+        assert sha256(data) == part["sha256"]
+        lines = data.splitlines()
+        assert len(lines) == part["records"]
+        yield from map(json.loads, lines)
+
+
+def test_inline_prompts_come_back_in_a_config_map_without_object_storage(team: Team) -> None:
+    team.apply(
+        *_without_storage(team),
+        {
+            **team.job(
+                "haiku",
+                input={
+                    "inline": jsonl(chat(f"id-{n}", f"Say number {n}") for n in range(7)).decode()
+                },
+                output={"configMap": {"name": "haiku-results"}},
+            )
+        },
+    )
+    team.kubectl("wait", "bij/haiku", "--for=condition=Complete", "--timeout=60s")
+    found = team.stack.get("configmap", "haiku-results", team.namespace)
+    assert found is not None
+    lines = [json.loads(line) for line in found["data"]["results.jsonl"].splitlines()]
+    assert [line["custom_id"] for line in lines] == [f"id-{n}" for n in range(7)]
+    assert [line["row"] for line in lines] == list(range(7))
+    assert all(line["response"]["status_code"] == 200 for line in lines)
+    assert json.loads(found["data"]["manifest.json"])["counts"]["completed"] == 7
+    assert "ownerReferences" not in found["metadata"]
+    header, row = team.kubectl("get", "bij", "haiku").splitlines()
+    assert header.split() == ["NAME", "STATE", "PROVIDER", "MODEL", "PROGRESS", "AGE"]
+    assert row.split()[:5] == ["haiku", "Succeeded", "openai", "gpt-4.1-mini", "7/7"]
+    tag = team.tag("haiku")
+    assert set(team.accepted(tag).values()) == {1}
+    wait_for(
+        "cleaned staging",
+        lambda: (
+            not team.stack.control_plane.kubectl(
+                *("get", "configmaps", "--all-namespaces", "--output", "name"),
+                *("--selector", f"batchinference.dev/staging={tag}"),
+            ).stdout
+        ),
+    )
+    wait_for(
+        "the provider's files deleted",
+        lambda: not [f for f in team.control.state()["openai"]["files"] if tag in f["fileName"]],
+    )
+
+
+def _without_storage(team: Team) -> list[dict[str, Any]]:
+    """The provider `openai` without any object storage."""
+    objects = team.stack.providers(team.namespace)
+    provider = next(o for o in objects if o["metadata"]["name"] == "openai" and "spec" in o)
+    del provider["spec"]["storage"]
+    team.kubectl("delete", "inferenceprovider", "openai")
+    return [provider]
+
+
+def test_openai_job_of_three_shards_comes_back_in_input_order(team: Team) -> None:
+    total = 120_000
+    ids = [f"ticket/{(n * 7919) % total:06d}" for n in range(total)]
+    data = jsonl(chat(i, f"Classify ticket {n}") for n, i in enumerate(ids))
+    uri = team.put("big.jsonl", data)
+    team.apply(team.job("big", input={"s3": {"uri": uri}}))
+    wait_for("staged", lambda: team.status("big").get("shards", {}).get("total") == 3, 120)
+    wait_for(
+        "past staging",
+        lambda: team.status("big").get("state") in {"Queued", "Running", "Collecting", "Succeeded"},
+    )
+    team.put("big.jsonl", b"overwritten, and not even JSON\n")
+    team.wait_condition("big", "Complete", 300)
+    manifest = team.manifest("big")
+    assert manifest["counts"] == {
+        "total": total,
+        "completed": total,
+        "failed": 0,
+        "expired": 0,
+    } or (manifest["counts"]["total"], manifest["counts"]["completed"]) == (total, total)
+    seen = 0
+    for line in result_lines(team, manifest):
+        assert (line["row"], line["custom_id"]) == (seen, ids[seen])
+        assert f"{seen}" in line["response"]["body"]["choices"][0]["message"]["content"]
+        seen += 1
+    assert seen == total
+    accepted = team.accepted(team.tag("big"))
+    assert accepted == {(0, 1): 1, (1, 1): 1, (2, 1): 1}
+    status = team.status("big")
+    assert status["progress"] == f"{total}/{total}"
+    assert int(status["usage"]["inputTokens"]) > total
+
+
+def test_bedrock_job_of_two_shards_comes_back_in_input_order(team: Team) -> None:
+    total = 60_000
+    data = jsonl(chat(f"review-{n}", f"Judge review {n}", max_tokens=16) for n in range(total))
+    uri = team.put("reviews.jsonl", data)
+    team.apply(team.job("reviews", provider="bedrock", input={"s3": {"uri": uri}}))
+    team.wait_condition("reviews", "Complete", 300)
+    manifest = team.manifest("reviews")
+    seen = 0
+    for line in result_lines(team, manifest):
+        assert (line["row"], line["custom_id"]) == (seen, f"review-{seen}")
+        assert line["response"]["body"]["object"] == "chat.completion"
+        seen += 1
+    assert seen == total
+    assert team.accepted(team.tag("reviews")) == {(0, 1): 1, (1, 1): 1}
+    wait_for("staging deleted", lambda: not _staging(team, "bedrock"))
+
+
+def _staging(team: Team, provider: str) -> list[str]:
+    return team.keys(f"s3://team-data/staging/{provider}/{team.namespace}/")
+
+
+def test_deleting_a_running_job_cancels_each_batch_once_and_keeps_the_answers(team: Team) -> None:
+    team.apply(*team.stack.providers(team.namespace, openai=_limits(100)))
+    uri = team.put("some.jsonl", jsonl(chat(f"r{n}", f"Say {n}") for n in range(300)))
+    team.control.hold("openai")
+    team.apply(team.job("some", input={"s3": {"uri": uri}}))
+    wait_for(
+        "three live batches",
+        lambda: (
+            len(team.status("some").get("submissions", [])) == 3
+            and all(s["state"] == "InProgress" for s in team.status("some")["submissions"])
+        ),
+    )
+    tag = team.tag("some")
+    team.kubectl("delete", "bij", "some", "--timeout=30s")
+    assert team.get("some") is None
+    made = dict(team.submissions(tag))
+    assert [s["cancels"] for s in made.values()] == [1, 1, 1]
+    team.control.release("openai")
+    prefix = f"s3://team-data/results/{team.namespace}/some/"
+    wait_for("the manifest", lambda: f"{prefix}manifest.json" in team.keys(prefix))
+    manifest = team.manifest("some")
+    answered = [r for r in result_lines(team, manifest) if r["error"] is None]
+    assert len(answered) == sum(s["completed"] for _, s in team.submissions(tag)) > 0
+    assert manifest["counts"]["total"] == 300
+    assert [s["cancels"] for _, s in team.submissions(tag)] == [1, 1, 1]
+
+
+def _limits(records: int) -> dict[str, Any]:
+    return {"limits": {"maxRecordsPerBatch": records, "minRecordsPerBatch": 1}}
+
+
+def test_delete_and_create_again_takes_up_the_records_without_an_answer(team: Team) -> None:
+    team.apply(*team.stack.providers(team.namespace, openai=_limits(50)))
+    records = [chat(f"r{n}", f"Say {n}") for n in range(100)]
+    uri = team.put("again.jsonl", jsonl(records))
+    job = team.job("again", input={"s3": {"uri": uri}})
+    team.control.hold("openai")
+    team.apply(job)
+    wait_for("two batches", lambda: len(team.status("again").get("submissions", [])) == 2)
+    wait_for(
+        "both in progress",
+        lambda: {s["state"] for s in team.status("again")["submissions"]} == {"InProgress"},
+    )
+    tag = team.tag("again")
+    team.kubectl("delete", "bij", "again", "--timeout=30s")
+    team.control.release("openai")
+    team.apply(job)
+    team.wait_condition("again", "Complete", 90)
+    lines = list(result_lines(team, team.manifest("again")))
+    assert [line["custom_id"] for line in lines] == [r["custom_id"] for r in records]
+    assert all(line["error"] is None for line in lines)
+    assert set(team.accepted(tag).values()) == {1}
+    billed = sum(s["completed"] for _, s in team.submissions(tag))
+    assert billed == 100, "no record was answered twice"
+
+
+def test_a_finished_job_is_deleted_at_once_and_found_again_without_a_call(team: Team) -> None:
+    job = team.job(
+        "once",
+        input={"inline": jsonl(chat(f"r{n}", f"Say {n}") for n in range(3)).decode()},
+        output={"configMap": {"name": "once-results"}},
+    )
+    team.apply(job)
+    team.wait_condition("once", "Complete")
+    first = team.status("once")
+    tag = team.tag("once")
+    wait_for("the finalizer gone", lambda: "finalizers" not in team.get("once")["metadata"])
+    team.kubectl("delete", "bij", "once", "--timeout=10s")
+    team.apply(job)
+    team.wait_condition("once", "Complete")
+    again = team.status("once")
+    assert team.condition("once", "Submitted")["reason"] == "AdoptedPreviousRun"
+    assert again["completionTime"] == first["completionTime"]
+    assert again["outputs"] == first["outputs"]
+    assert team.accepted(tag) == {(0, 1): 1}
+
+
+def test_cancelling_by_desired_state_keeps_the_object_and_the_partial_results(team: Team) -> None:
+    uri = team.put("stop.jsonl", jsonl(chat(f"r{n}", f"Say {n}") for n in range(40)))
+    team.control.hold("openai")
+    team.apply(team.job("stop", input={"s3": {"uri": uri}}))
+    wait_for(
+        "in progress",
+        lambda: [s["state"] for s in team.status("stop").get("submissions", [])] == ["InProgress"],
+    )
+    team.kubectl("patch", "bij", "stop", "--type=merge", '-p={"spec":{"desiredState":"Cancelled"}}')
+    failed = team.wait_condition("stop", "Failed")
+    assert failed["reason"] == "Cancelled"
+    assert team.status("stop")["state"] == "Cancelled"
+    counts = team.manifest("stop")["counts"]
+    assert counts["total"] == 40
+    assert 0 < counts["completed"] < 40
+    assert [s["cancels"] for _, s in team.submissions(team.tag("stop"))] == [1]
+
+
+def test_a_suspended_job_makes_no_call_until_it_is_resumed(team: Team) -> None:
+    spec = {
+        "input": {"inline": jsonl([chat("a", "Say a")]).decode()},
+        "output": {"configMap": {"name": "held-results"}},
+    }
+    team.apply(team.job("held", suspend=True, **spec))
+    team.wait_condition("held", "Suspended")
+    assert team.status("held")["state"] == "Suspended"
+    assert "submissions" not in team.status("held")
+    team.kubectl("patch", "bij", "held", "--type=merge", '-p={"spec":{"suspend":false}}')
+    team.wait_condition("held", "Complete")
