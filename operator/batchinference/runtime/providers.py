@@ -7,6 +7,7 @@ begin only on a provider that was tried in this process.
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
@@ -79,6 +80,7 @@ class Providers:
         self._namespace = namespace
         self._metrics = metrics
         self._trials: dict[str, Trial] = {}
+        self._labels: dict[str, tuple[float, Mapping[str, str]]] = {}
 
     def secrets_namespace(self, provider: InferenceProvider) -> str:
         """Where its Secrets are: its own namespace, or the operator's for the cluster kind."""
@@ -172,8 +174,8 @@ class Providers:
             text = f"{ref.kind} '{ref.name}'{where} does not exist"
             return Problem(Reason.PROVIDER_NOT_FOUND, text, now, is_reference=True)
         if seen.provider.is_cluster:
-            labels = await self._kube.namespace_labels(namespace)
-            if not seen.provider.allows(namespace, labels or {}):
+            labels = await self._namespace_labels(namespace)
+            if not seen.provider.allows(namespace, labels):
                 text = (
                     f"{ref.kind} '{ref.name}' does not allow namespace '{namespace}' "
                     "(`spec.allowedNamespaces`)"
@@ -186,6 +188,15 @@ class Providers:
             return None
         text = f"{ref.kind} '{ref.name}' is not ready: {trial.problem.message}"
         return Problem(trial.problem.reason, text, trial.problem.since, is_reference=True)
+
+    async def _namespace_labels(self, namespace: str) -> Mapping[str, str]:
+        """The namespace's labels, read anew now and then: selectors follow relabelling."""
+        now = self._clock.elapsed()
+        known = self._labels.get(namespace)
+        if known is None or now - known[0] > self._settings.reference_retry_s:
+            known = (now, await self._kube.namespace_labels(namespace) or {})
+            self._labels[namespace] = known
+        return known[1]
 
     def changed_under(
         self, job: BatchInferenceJob, pin: ProviderPin, now: datetime
