@@ -1,0 +1,1 @@
+"""Translation between the canonical bodies and providers' own, one module per family. Pure."""
