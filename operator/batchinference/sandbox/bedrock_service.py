@@ -307,11 +307,16 @@ class StsService:
         )
 
     def _assume(self, form: dict[str, str]) -> str:
-        parts = form.get("RoleArn", "").split(":")
-        session = form.get("RoleSessionName", "")
-        if len(parts) < 6 or not parts[5].startswith("role/") or not session:
-            text = "RoleArn and RoleSessionName are required."
+        given = {name: form[name] for name in ("RoleArn", "RoleSessionName", "ExternalId")
+                 if name in form}  # fmt: skip
+        problems = aws_model.load("sts").problems("AssumeRoleRequest", given)
+        parts = form.get("RoleArn", "").split(":", 5)
+        if not problems and (len(parts) < 6 or not parts[5].startswith("role/")):
+            problems = [f"{form['RoleArn']} is not the ARN of a role"]
+        if problems:
+            text = aws_model.validation_text(problems)
             raise ApiError(self.error(400, "ValidationError", text, {}))
+        session = form["RoleSessionName"]
         key = f"ASIA{secrets.token_hex(8).upper()}"
         self._accounts[key] = parts[4]
         role = parts[5].rpartition("/")[2]

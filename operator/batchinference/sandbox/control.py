@@ -5,6 +5,7 @@ Owns the view of the sandbox's state. Must not know how any of it works.
 
 import asyncio
 import json
+import urllib.error
 import urllib.request
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
@@ -170,12 +171,19 @@ class ControlService:
 
 
 def _ask(request: urllib.request.Request) -> Any:
+    """Ask the S3 process; one that is gone has nothing to say.
+
+    Raises:
+        BadRule: it refuses a fault.
+    """
     try:
         with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310  # as above
             return json.load(answer)
     except urllib.error.HTTPError as error:
         with error:
             raise BadRule(json.load(error)["error"]) from error
+    except urllib.error.URLError:
+        return {}
 
 
 def _with_body(

@@ -7,6 +7,7 @@ the naming of S3 operations and its faults. Must not know Bedrock or OpenAI.
 import json
 import logging
 import re
+import signal
 import sys
 import threading
 import time
@@ -27,6 +28,7 @@ from .faults import BadRule, Faults, Rule
 
 SERVICE_KEY = "SANDBOXSERVICEROLE"  # Bedrock's own access; neither counted nor hit by faults
 _KEY = re.compile(r"Credential=([^/,\s&%]+)(?:/|%2F)")
+_BUCKET_NAME = re.compile(r"[a-z0-9][-.a-z0-9]{1,61}[a-z0-9]")
 _ASSUMED = "ASIA"  # keys handed out by AssumeRole
 _Start = Callable[..., Any]
 
@@ -203,6 +205,8 @@ def main() -> None:
 
     Reads one JSON line of options (port, keys, buckets); answers one JSON line with the port.
     """
+    for number in (signal.SIGINT, signal.SIGTERM):  # sent to the whole process group
+        signal.signal(number, signal.SIG_IGN)
     options = json.loads(sys.stdin.readline())
     for noisy in ("werkzeug", "botocore", "moto"):
         logging.getLogger(noisy).setLevel(logging.CRITICAL)
@@ -223,6 +227,8 @@ def main() -> None:
         aws_secret_access_key="unchecked",  # noqa: S106  # loopback, not a secret
     )
     for bucket in options["buckets"]:
+        if not _BUCKET_NAME.fullmatch(bucket):
+            raise SystemExit(f"{bucket!r} is not a bucket name")
         client.create_bucket(Bucket=bucket)
     sys.stdout.write(json.dumps({"port": port}) + "\n")
     sys.stdout.flush()

@@ -5,6 +5,7 @@ worker processes. Must not know what a task does.
 """
 
 import asyncio
+import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -104,6 +105,8 @@ def _input_bytes(task: Task) -> int:
 
 def main() -> None:
     """Serve tasks on standard input until it closes, so a worker never outlives its parent."""
+    for number in (signal.SIGINT, signal.SIGTERM):  # sent to the whole process group
+        signal.signal(number, signal.SIG_IGN)
     for line in sys.stdin.buffer:
         outcome: Outcome | _Failure
         try:
