@@ -1,9 +1,9 @@
 """Which shards of an account go next: pure, from a frozen view of everybody's demand.
 
 Limits first (account and model), then fairness between namespaces (the one with the fewest places
-goes first), then priority inside a namespace, then age. A shard whose place would not fit waits
-without holding up smaller ones of other models; inside one (namespace, model) order is kept, so
-nothing starves.
+goes first), then priority inside a namespace, then age. Nothing starves: once the shard whose
+turn it is does not fit into a model's queue, no other of that model passes it, so that the queue
+empties until it fits; other models go on. A shard above the limit goes when the queue is empty.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ class Demand:
     not_before: datetime | None = None
 
 
-def admit(
-    waiting: Iterable[Demand], placed: Iterable[Demand], now: datetime
-) -> frozenset[tuple[str, int]]:
-    """The waiting shards that may go now, as (run key, shard), besides those already placed."""
+def admit(waiting: Iterable[Demand], placed: Iterable[Demand], now: datetime) -> tuple[Demand, ...]:
+    """The waiting shards that may go now besides those already placed, in the order of their turn.
+
+    A caller with room for fewer takes the first ones.
+    """
     held = list(placed)
-    batches = len(held)
     by_model: Counter[str] = Counter()
     places: Counter[str] = Counter()
     for demand in held:
@@ -52,31 +52,25 @@ def admit(
     for demand in sorted(waiting, key=lambda d: (-d.priority, d.since, d.run_key, d.shard)):
         if demand.not_before is None or demand.not_before <= now:
             queues.setdefault(demand.namespace, []).append(demand)
-    granted: set[tuple[str, int]] = set()
+    granted: list[Demand] = []
+    full: set[str] = set()
     while queues:
         namespace = min(queues, key=lambda n: (places[n], queues[n][0].since, n))
         demand = queues[namespace].pop(0)
         if not queues[namespace]:
             del queues[namespace]
+        if demand.model in full:
+            continue
         limits = demand.limits
-        if limits.max_active_batches is not None and batches >= limits.max_active_batches:
-            continue
+        most = limits.max_active_batches
+        if most is not None and len(held) + len(granted) >= most:
+            break
         after = by_model[demand.model] + demand.tokens
-        full = limits.max_enqueued_tokens is not None and after > limits.max_enqueued_tokens
-        if full and by_model[demand.model]:
-            queues = _without_model(queues, namespace, demand.model)
+        over = limits.max_enqueued_tokens is not None and after > limits.max_enqueued_tokens
+        if over and by_model[demand.model]:
+            full.add(demand.model)
             continue
-        granted.add((demand.run_key, demand.shard))
-        batches += 1
+        granted.append(demand)
         by_model[demand.model] = after
         places[namespace] += 1
-    return frozenset(granted)
-
-
-def _without_model(
-    queues: dict[str, list[Demand]], namespace: str, model: str
-) -> dict[str, list[Demand]]:
-    """Keep order inside one namespace and model: what comes behind a full queue waits too."""
-    left = [d for d in queues.get(namespace, []) if d.model != model]
-    rest = {n: q for n, q in queues.items() if n != namespace}
-    return {**rest, namespace: left} if left else rest
+    return tuple(granted)

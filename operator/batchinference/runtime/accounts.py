@@ -140,10 +140,7 @@ class Accounts:
         room = min((d.limits.max_concurrent_uploads for d in waiting), default=0) - len(uploads)
         fresh = [d for d in waiting if (d.run_key, d.shard) not in account.granted]
         if fresh and room > 0:
-            allowed = admit(fresh, [*placed, *uploads], now)
-            chosen = [d for d in fresh if (d.run_key, d.shard) in allowed]
-            chosen.sort(key=lambda d: (-d.priority, d.since, d.run_key, d.shard))
-            for demand in chosen[:room]:
+            for demand in admit(fresh, [*placed, *uploads], now)[:room]:
                 account.granted.add((demand.run_key, demand.shard))
                 self._look(demand.run_key)
         later = [d.not_before for d in waiting if d.not_before is not None and d.not_before > now]
