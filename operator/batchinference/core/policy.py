@@ -8,7 +8,16 @@ from datetime import datetime
 from batchinference.core.transitions import RunInput, step_run
 from batchinference.model.batch import BatchState
 from batchinference.model.job import JobSpec, SuccessPolicy
-from batchinference.model.run import CancelWhy, Ending, Results, Run, Shard, ShardState, Verdict
+from batchinference.model.run import (
+    CancelWhy,
+    Ending,
+    Results,
+    Run,
+    Shard,
+    ShardState,
+    Staged,
+    Verdict,
+)
 from batchinference.model.status import Reason
 
 BELOW_MINIMUM = "BelowProviderMinimum"
@@ -37,17 +46,8 @@ def staging_verdict(run: Run, spec: JobSpec) -> Verdict | None:
             Ending.FAILED, Reason.EMPTY_INPUT, "The input holds no records: nothing was submitted"
         )
     if staged.bad and not tolerates(spec.success_policy, staged.rows, staged.bad):
-        shown = "; ".join(
-            f"{f'{b.source} ' if b.source else ''}line {b.line}: {b.code}: {b.message}"
-            for b in staged.first_bad
-        )
-        more = f" (the first {len(staged.first_bad)})" if staged.bad > len(staged.first_bad) else ""
-        return Verdict(
-            Ending.FAILED,
-            Reason.BAD_RECORDS,
-            f"{staged.bad} of {staged.rows} records can't be sent{more}; nothing was submitted. "
-            f"{shown}",
-        )
+        text = f"{staged.bad} of {staged.rows} records can't be sent; nothing was submitted. "
+        return Verdict(Ending.FAILED, Reason.BAD_RECORDS, text + _bad_lines(staged))
     good = staged.rows - staged.bad
     if good < run.limits.min_records_per_batch:
         return Verdict(
@@ -57,6 +57,25 @@ def staging_verdict(run: Run, spec: JobSpec) -> Verdict | None:
             f"{run.limits.min_records_per_batch} per batch; nothing was submitted",
         )
     return None
+
+
+_DETAILS = 400
+"""Characters of the sentences about single bad records; line numbers always stand before them."""
+
+
+def _bad_lines(staged: Staged) -> str:
+    """The first bad records: all their line numbers, then what is wrong with as many as fit."""
+    first = staged.first_bad
+    lines = ", ".join(str(bad.line) for bad in first)
+    which = (
+        f"The first {len(first)} are on lines" if staged.bad > len(first) else "They are on lines"
+    )
+    details = "; ".join(
+        f"{f'{bad.source} ' if bad.source else ''}line {bad.line}: {bad.code}: {bad.message}"
+        for bad in first
+    )
+    cut = details if len(details) <= _DETAILS else details[: _DETAILS - 1] + "…"
+    return f"{which} {lines}: {cut}"
 
 
 def may_go_again(shard: Shard, max_attempts: int) -> bool:

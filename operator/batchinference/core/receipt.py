@@ -1,38 +1,82 @@
 """The journal of an ended run, compacted: enough to rebuild its status and to never start again.
 
-A receipt stays below 2 KiB and is kept for ever unless a retention is set (protocol 2.5).
+A receipt stays below 2 KiB and is kept for ever unless a retention is set (protocol 2.5). What
+grows with its user's choices is written once: the results' URIs are relative to the output place.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from batchinference.model.run import Run
+from batchinference.model.codec import encode
+from batchinference.model.run import Place, Results, Run, Verdict
+
+LIMIT = 2048
+"""Bytes of JSON that a receipt may take."""
 
 _SPEC_KEPT = ("providerRef", "model", "operation", "runID")
-_MESSAGE_KEPT = 512
+_HERE = "./"
 
 
 def receipt(run: Run) -> Run:
     """The run without what only a live run needs."""
     ordinals = [s.last.ordinal for s in run.shards if s.last]
-    verdict = run.verdict
-    if verdict is not None and len(verdict.message) > _MESSAGE_KEPT:
-        verdict = replace(verdict, message=verdict.message[: _MESSAGE_KEPT - 1] + "…")
-    staged = replace(run.staged, first_bad=()) if run.staged else None
-    return replace(
+    made = replace(
         run,
         submitted=run.was_submitted,
         ordinal_floor=max([run.ordinal_floor, *ordinals]),
         shards=(),
         cursor=None,
-        staged=staged,
-        verdict=verdict,
+        input=None,
+        staged=replace(run.staged, first_bad=()) if run.staged else None,
+        results=_relative(run.results, run.output.uri) if run.results else None,
+        staging=Place(""),
         spec=_only(run.spec, _SPEC_KEPT),
         provider=replace(run.provider, settings={}),
     )
+    return replace(made, verdict=_cut(made, run.verdict)) if run.verdict else made
+
+
+def absolute(run: Run) -> Results | None:
+    """The results of a run, or of its receipt, with whole URIs."""
+    return run.results and _mapped(run.results, lambda uri: _joined(run.output.uri, uri))
+
+
+def _relative(results: Results, place: str) -> Results:
+    def shortened(uri: str) -> str:
+        inside = place.endswith("/") and uri.startswith(place)
+        return _HERE + uri.removeprefix(place) if inside else uri
+
+    return _mapped(results, shortened)
+
+
+def _joined(place: str, uri: str) -> str:
+    return place + uri.removeprefix(_HERE) if uri.startswith(_HERE) else uri
+
+
+def _mapped(results: Results, change: Callable[[str], str]) -> Results:
+    return replace(
+        results,
+        results_uri=change(results.results_uri),
+        errors_uri=change(results.errors_uri),
+        manifest_uri=change(results.manifest_uri),
+    )
+
+
+def _cut(run: Run, verdict: Verdict) -> Verdict:
+    """The verdict with as much of its message as there is room for."""
+    while (over := _size(replace(run, verdict=verdict)) - LIMIT) > 0 and verdict.message != "…":
+        # A character takes up to twelve bytes of JSON, so several rounds may be needed.
+        kept = max(len(verdict.message) - 1 - max(over // 12, 1), 0)
+        verdict = replace(verdict, message=verdict.message[:kept] + "…")
+    return verdict
+
+
+def _size(run: Run) -> int:
+    return len(json.dumps(encode(run)))
 
 
 def _only(spec: Mapping[str, Any], names: tuple[str, ...]) -> Mapping[str, Any]:

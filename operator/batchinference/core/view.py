@@ -16,6 +16,7 @@ from typing import Any
 from batchinference.core.notes import Notes
 from batchinference.core.policy import CANCELLED
 from batchinference.core.problem import Problem
+from batchinference.core.receipt import absolute
 from batchinference.core.timing import Timing
 from batchinference.errors import InvalidObject
 from batchinference.model.codec import decode
@@ -320,7 +321,7 @@ def _usage(run: Run) -> Usage | None:
 
 
 def _outputs(run: Run) -> Outputs | None:
-    found = run.results
+    found = absolute(run)
     if found is None:
         return None
     ref = ConfigMapRef(found.config_map) if found.config_map else None
