@@ -29,7 +29,7 @@ def run_key(namespace: str, name: str, generate_name: str, spec: JobSpec) -> str
         "version": KEY_VERSION,
         "namespace": namespace,
         **named,
-        "spec": _without_empty(spec.billable()),
+        "spec": _without_empty(spec.billable(), ()),
     }
     return _digest(form)[:_KEY_LENGTH]
 
@@ -64,13 +64,18 @@ def output_uri(template: str, *, namespace: str, name: str, run_id: str, key: st
     return template
 
 
-def _without_empty(value: Any) -> Any:
+_FREE = {
+    ("parameters", "extra"),
+    ("parameters", "responseFormat", "jsonSchema", "schema"),
+}
+"""Where users write JSON of their own: there an empty value means something."""
+
+
+def _without_empty(value: Any, path: tuple[str, ...]) -> Any:
     """Objects without members that say nothing. Lists keep theirs: position has meaning."""
-    if not isinstance(value, dict):
+    if not isinstance(value, dict) or path in _FREE:
         return value
-    kept = {k: _without_empty(v) for k, v in value.items() if k != "extra"}
-    if "extra" in value:
-        kept["extra"] = value["extra"]
+    kept = {k: _without_empty(v, (*path, k)) for k, v in value.items()}
     return {k: v for k, v in kept.items() if v not in (None, "", {}, [])}
 
 
