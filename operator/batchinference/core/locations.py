@@ -40,13 +40,24 @@ def check_allowed(uri: str, what: str, prefixes: Iterable[str], namespace: str) 
     """
     check_location(uri, what)
     allowed = [p.replace("${namespace}", namespace) for p in prefixes]
-    if not any(p.endswith("/") and uri.startswith(p) for p in allowed):
+    if not any(_is_prefix(p) and uri.startswith(p) for p in allowed):
         places = ", ".join(f"'{p}'" for p in allowed) or "nothing"
         raise Stalled(
             Reason.LOCATION_NOT_ALLOWED,
             f"`{what}` '{uri}' is outside of what the provider allows this namespace: {places} "
             "(`spec.storage.s3.allowedPrefixes` of the provider)",
         )
+
+
+def _is_prefix(uri: str) -> bool:
+    """Whether it names a bucket and ends where a path segment does."""
+    bucket, slash, _ = uri.removeprefix(_SCHEME).partition("/")
+    return uri.startswith(_SCHEME) and bool(bucket) and bool(slash) and uri.endswith("/")
+
+
+def _holds(place: str, uri: str) -> bool:
+    """Whether the place is the URI, or a prefix over it."""
+    return place == uri or (place.endswith("/") and uri.startswith(place))
 
 
 def check_apart(places: Iterable[tuple[str, str]]) -> None:
@@ -58,7 +69,7 @@ def check_apart(places: Iterable[tuple[str, str]]) -> None:
     seen: list[tuple[str, str]] = []
     for what, uri in places:
         for other, place in seen:
-            if uri.startswith(place) or place.startswith(uri):
+            if _holds(place, uri) or _holds(uri, place):
                 raise Stalled(
                     Reason.LOCATION_NOT_ALLOWED,
                     f"`{what}` '{uri}' and `{other}` '{place}' must not overlap",
