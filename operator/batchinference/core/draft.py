@@ -92,14 +92,14 @@ class Draft:
 
     def want(self, effect: Effect) -> bool:
         """Start the effect, unless it is under way or failed and has to wait."""
-        if effect.id in self.notes.inflight:
-            return False
         failure = self.notes.failures.get(effect.id)
         if failure is not None:
-            self.tell(failure)
-            if self.observed.now < failure.retry_at:
-                self.wake(failure.retry_at)
-                return False
+            self.tell(failure)  # also while it is tried again, so that the condition does not flap
+        if effect.id in self.notes.inflight:
+            return False
+        if failure is not None and self.observed.now < failure.retry_at:
+            self.wake(failure.retry_at)
+            return False
         self.effects.append(effect)
         return True
 

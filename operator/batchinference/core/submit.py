@@ -31,7 +31,8 @@ def submit_shards(draft: Draft) -> bool:
     if draft.run.phase is not RunPhase.RUNNING:
         return False
     _report_duplicates(draft)
-    for index in range(len(draft.run.shards)):
+    numbers = range(len(draft.run.shards))
+    for index in numbers:
         shard = draft.run.shards[index]
         if shard.state is ShardState.CLAIMED:
             shard = _claimed(draft, shard)
@@ -41,6 +42,9 @@ def submit_shards(draft: Draft) -> bool:
             shard = _fencing(draft, shard)
         if shard.state is ShardState.SUBMITTED:
             _submitted(draft, shard)
+    # Only now is it known whether any shard stalls the run, which holds back all that are queued.
+    for index in numbers:
+        shard = draft.run.shards[index]
         if shard.state is ShardState.QUEUED:
             _queued(draft, shard)
         if draft.run.phase is not RunPhase.RUNNING:
@@ -63,11 +67,23 @@ def _report_duplicates(draft: Draft) -> None:
 
 def _claimed(draft: Draft, shard: Shard) -> Shard:
     """A claim whose call is not under way in this process: another one made it and died."""
-    assert shard.last is not None
-    if f"submit:{shard.index}:{shard.last.ordinal}" in draft.notes.inflight:
+    if _is_being_sent(draft, shard):
+        _tell_refusal(draft, shard)
         return shard
     draft.run, draft.notes = lose(draft.run, draft.notes, shard)
     return draft.run.shards[shard.index]
+
+
+def _is_being_sent(draft: Draft, shard: Shard) -> bool:
+    assert shard.last is not None
+    return f"submit:{shard.index}:{shard.last.ordinal}" in draft.notes.inflight
+
+
+def _tell_refusal(draft: Draft, shard: Shard) -> None:
+    """Why the shard was put back the last time, until a try succeeds."""
+    refused = draft.notes.failures.get(f"submit:{shard.index}")
+    if refused is not None:
+        draft.tell(refused)
 
 
 def _unknown(draft: Draft, shard: Shard) -> Shard:
@@ -75,23 +91,26 @@ def _unknown(draft: Draft, shard: Shard) -> Shard:
     assert shard.last is not None
     last = shard.last
     key = (shard.index, last.ordinal)
-    traits = draft.observed.traits
-    if not traits.lists_complete:
+    if _is_being_sent(draft, shard):
+        return shard  # whatever a listing shows meanwhile proves nothing
+    ask = LookUp(shard.index, last.ordinal, last.input_ref, fenced=False)
+    look = draft.notes.looks.get(key)
+    if look is None:
+        draft.want(ask)
+        return shard
+    if _may_repeat(draft, last):
+        draft.want(Submit(shard.index, last.ordinal, last.request, fresh=False))
+        draft.wake(_repeat_until(draft, last))
+        return shard
+    if not draft.observed.traits.lists_complete:
         draft.stall(
             Reason.OUTCOME_UNKNOWN,
             f"The answer to the create call of shard {shard.index}, ordinal {last.ordinal}, was "
             "lost, and this provider's listings can't tell whether it was accepted",
             last.claimed_at,
         )
-    ask = LookUp(shard.index, last.ordinal, last.input_ref, fenced=False)
-    look = draft.notes.looks.get(key)
-    if look is None:
-        draft.want(ask)
-        return shard
-    window = last.claimed_at + timedelta(seconds=traits.resend_window_s)
-    if draft.observed.now < window and not draft.run.cancel:
-        draft.want(Submit(shard.index, last.ordinal, last.request, fresh=False))
-        draft.wake(window)
+        again = look.newest + timedelta(seconds=draft.timing.reference_retry_s)
+        _look_again(draft, ask, again)
         return shard
     settled = look.first + timedelta(seconds=draft.timing.settle_s)
     if look.newest < settled:
@@ -110,12 +129,25 @@ def _unknown(draft: Draft, shard: Shard) -> Shard:
             draft, ask, draft.observed.now + timedelta(seconds=draft.timing.reference_retry_s)
         )
         return shard
-    if not traits.lists_complete:
-        return shard
     fencing = step_shard(shard, ShardInput.FENCE) or shard
     draft.run = draft.run.with_shard(fencing)
     draft.notes = draft.notes.without_looks(key)
     return fencing
+
+
+def _repeat_until(draft: Draft, last: Submission) -> datetime:
+    """When the provider may begin to forget the claimed request; a call may take its time too."""
+    window = draft.observed.traits.resend_window_s - draft.timing.submit_timeout_s
+    return last.claimed_at + timedelta(seconds=window)
+
+
+def _may_repeat(draft: Draft, last: Submission) -> bool:
+    """Whether the same create request may be sent again: it can't make a second batch, but it may
+    make the first one, so whatever holds submissions back holds it back too.
+    """
+    held = draft.held or draft.blocked or draft.run.cancel is not None
+    usable = draft.observed.provider is None
+    return usable and not held and draft.observed.now < _repeat_until(draft, last)
 
 
 def _fencing(draft: Draft, shard: Shard) -> Shard:
@@ -158,9 +190,7 @@ def _queued(draft: Draft, shard: Shard) -> None:
     now = draft.observed.now
     if draft.run.cancel is not None or draft.held:
         return
-    refused = draft.notes.failures.get(f"submit:{shard.index}")
-    if refused is not None:
-        draft.tell(refused)
+    _tell_refusal(draft, shard)
     if draft.blocked:
         return
     if shard.not_before is not None and now < shard.not_before:
