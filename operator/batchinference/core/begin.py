@@ -15,7 +15,7 @@ from batchinference.core.view import is_final
 from batchinference.errors import Stalled
 from batchinference.model.batch import Limits
 from batchinference.model.codec import encode
-from batchinference.model.job import BatchInferenceJob, Input, JobSpec
+from batchinference.model.job import BatchInferenceJob, JobSpec
 from batchinference.model.provider import ProviderSpec
 from batchinference.model.run import Owner, Place, ProviderPin, Run
 from batchinference.model.status import Reason
@@ -55,12 +55,7 @@ def afresh(old: Run, fresh: Run) -> Run:
 
 def journaled_spec(spec: JobSpec) -> dict[str, object]:
     """The spec as the journal keeps it: without inline input and prompt texts."""
-    found = dict(
-        encode(replace(spec, prompt_template=None, input=replace(spec.input, inline=None)))
-    )
-    if spec.input == Input(inline=spec.input.inline):
-        found["input"] = {}
-    return found
+    return dict(encode(replace(spec, prompt_template=None, input=replace(spec.input, inline=None))))
 
 
 def begin(

@@ -23,7 +23,7 @@ from batchinference.core.effects import (
     StopTasks,
 )
 from batchinference.core.notes import Notes
-from batchinference.core.policy import has_unanswered, may_go_again, staging_verdict
+from batchinference.core.policy import may_go_again, staging_verdict
 from batchinference.core.submit import submit_shards
 from batchinference.core.transitions import RunInput, ShardInput, step_run, step_shard
 from batchinference.model.job import DeletionPolicy, DesiredState
@@ -62,7 +62,7 @@ def come_back(draft: Draft) -> bool:
     meta = job.metadata
     if run.owner.uid != meta.uid:
         owner = Owner(meta.namespace, meta.name, meta.uid, meta.generate_name)
-        draft.run = replace(run, owner=owner, detached=False, adopted=True)
+        draft.run = replace(run, owner=owner, adopted=True)
         text = f"Found run {run.key[:12]} ({run.phase.value}) of an earlier object; {_history(run)}"
         draft.effects.append(Announce(Reason.ADOPTED, text))
     if draft.run.phase is RunPhase.PARKED and draft.spec.desired_state is DesiredState.ACTIVE:
@@ -109,8 +109,6 @@ def give_up_unpaid(draft: Draft) -> bool:
     """A cancelled run of which nothing was or may have been accepted ends at once."""
     run = draft.run
     if run.cancel is None or run.was_submitted or run.is_over:
-        return False
-    if any(s.state.is_live for s in run.shards):
         return False
     stepped = step_run(run, RunInput.REJECT)
     if stepped is None:
@@ -310,5 +308,3 @@ STEPS: tuple[Callable[[Draft], bool], ...] = (
     finish,
 )
 """The life of a run, read top down."""
-
-__all__ = ["STEPS", "Decision", "Observed", "decide", "has_unanswered"]

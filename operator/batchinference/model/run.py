@@ -337,7 +337,6 @@ class Run:
     Attributes:
         spec: the job's spec as last seen, inline input and prompt texts left out.
         ordinal_floor: ordinals of an earlier life of this key; new ones start above it.
-        detached: no object steers it; it finishes by itself.
         adopted: an object came back and found it.
         submitted: of a receipt, whose shards are gone: something was accepted.
     """
@@ -367,7 +366,6 @@ class Run:
     start_time: datetime | None = None
     completion_time: datetime | None = None
     ordinal_floor: int = 0
-    detached: bool = False
     adopted: bool = False
     submitted: bool = False
 
