@@ -60,7 +60,13 @@ def openai(sandbox: Sandbox) -> Iterator[OpenAI]:
         yield client
 
 
-def aws(sandbox: Sandbox, service: str, key: str = "sandbox", region: str = "us-east-1") -> Any:
+def aws(
+    sandbox: Sandbox,
+    service: str,
+    key: str = "sandbox",
+    region: str = "us-east-1",
+    read_timeout: float = 20,
+) -> Any:
     url = sandbox.s3_url if service == "s3" else sandbox.url
     return boto3.client(
         service,
@@ -68,7 +74,7 @@ def aws(sandbox: Sandbox, service: str, key: str = "sandbox", region: str = "us-
         region_name=region,
         aws_access_key_id=key,
         aws_secret_access_key="anything",
-        config=Config(retries={"total_max_attempts": 1}, read_timeout=20),
+        config=Config(retries={"total_max_attempts": 1}, read_timeout=read_timeout),
     )
 
 

@@ -122,12 +122,13 @@ def test_a_truncated_file_ends_before_its_announced_length(openai, control):
     lines = jsonl(chat_lines(5_000))
     file = openai.files.create(file=("in.jsonl", lines), purpose="batch")
     control.fault("openai", "truncate", "files.content", keep_ratio=0.25)
-    got = b""
-    with openai.files.with_streaming_response.content(file.id) as response:
-        pieces = response.iter_bytes()
-        with pytest.raises(httpx2.RemoteProtocolError):
-            while True:
-                got += next(pieces)
+    pieces: list[bytes] = []
+    with (
+        openai.files.with_streaming_response.content(file.id) as response,
+        pytest.raises(httpx2.RemoteProtocolError),
+    ):
+        pieces.extend(response.iter_bytes())
+    got = b"".join(pieces)
     assert 0 < len(got) <= len(lines) // 4
     assert lines.startswith(got)
     assert openai.files.content(file.id).read() == lines
@@ -311,9 +312,7 @@ def test_read_timeouts_are_real(sandbox, control):
     from sandbox.conftest import aws
 
     control.fault("bedrock", "delay", "ListModelInvocationJobs", seconds=2)
-    client = aws(sandbox, "bedrock")
-    client.meta.config.read_timeout = 20
-    client._endpoint.http_session._timeout = 0.2
+    client = aws(sandbox, "bedrock", read_timeout=0.2)
     with pytest.raises(ReadTimeoutError):
         client.list_model_invocation_jobs()
     client.close()

@@ -193,7 +193,16 @@ class BedrockService:
         problems = aws_model.load("bedrock").problems("ListModelInvocationJobsRequest", query)
         if problems:
             raise ApiError(aws_error("ValidationException", aws_model.validation_text(problems)))
-        found = [job for job in self._jobs.listed(call.scope) if _matches(job, query)]
+        after = _milliseconds(query.get("submitTimeAfter"), -1)
+        before = _milliseconds(query.get("submitTimeBefore"), 1 << 62)
+        found = [
+            job
+            for job in self._jobs.listed(call.scope)
+            if query.get("statusEquals") in {None, job.status}
+            and query.get("nameContains", "") in job.name
+            # AWS shows and compares milliseconds.
+            and after < int(job.submit_time * 1000) < before
+        ]
         if query.get("sortOrder", "Descending") == "Descending":
             found.reverse()
         start = self._start(found, query.get("nextToken"))
@@ -230,22 +239,8 @@ def _checked(text: str, shape: str) -> dict[str, Any]:
     return checked
 
 
-def _matches(job: Job, query: dict[str, Any]) -> bool:
-    if "statusEquals" in query and job.status != query["statusEquals"]:
-        return False
-    if "nameContains" in query and query["nameContains"] not in job.name:
-        return False
-    # AWS shows and compares milliseconds.
-    submitted = int(job.submit_time * 1000)
-    if "submitTimeAfter" in query and submitted <= _milliseconds(query["submitTimeAfter"]):
-        return False
-    return not (
-        "submitTimeBefore" in query and submitted >= _milliseconds(query["submitTimeBefore"])
-    )
-
-
-def _milliseconds(text: str) -> int:
-    return int(datetime.fromisoformat(text).timestamp() * 1000)
+def _milliseconds(text: str | None, default: int) -> int:
+    return default if text is None else int(datetime.fromisoformat(text).timestamp() * 1000)
 
 
 class StsService:

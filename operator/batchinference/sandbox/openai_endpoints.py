@@ -103,9 +103,9 @@ def chat_prompt(body: dict[str, Any]) -> Prompt:
     Raises:
         Refusal: in OpenAI's words.
     """
+    _refuse_stream(body)
     if not _is_plain_chat(body):
         _check_types("/v1/chat/completions", body)
-    _refuse_stream(body)
     system, user, tokens = "", "", 0
     for message in body["messages"]:
         text = text_of(message.get("content"))
@@ -169,8 +169,8 @@ def _chat(body: dict[str, Any], tag: str, moment: int, spells: Spells) -> Served
 
 
 def _completions(body: dict[str, Any], tag: str, moment: int, spells: Spells) -> Served:
-    _check_types("/v1/completions", body)
     _refuse_stream(body)
+    _check_types("/v1/completions", body)
     prompts = body.get("prompt", "")
     texts = prompts if isinstance(prompts, list) else [prompts]
     limit = int(body.get("max_tokens") or 16)
@@ -204,8 +204,8 @@ def _completions(body: dict[str, Any], tag: str, moment: int, spells: Spells) ->
 
 
 def _responses(body: dict[str, Any], tag: str, moment: int, spells: Spells) -> Served:
-    _check_types("/v1/responses", body)
     _refuse_stream(body)
+    _check_types("/v1/responses", body)
     given = body.get("input", "")
     system, user = str(body.get("instructions") or ""), ""
     for item in given if isinstance(given, list) else [{"role": "user", "content": given}]:

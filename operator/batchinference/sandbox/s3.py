@@ -196,6 +196,13 @@ class _Handler(MotoRequestHandler):
 
     protocol_version = "HTTP/1.1"
 
+    def connection_dropped(
+        self, error: BaseException, environ: dict[str, Any] | None = None
+    ) -> None:
+        """End the connection: a client that we drop must not wait for its next turn."""
+        del error, environ
+        self.close_connection = True
+
     def log(self, type: str, message: str, *args: Any) -> None:  # noqa: A002  # the base's name
         del type, message, args
 

@@ -56,6 +56,10 @@ class Server:
     async def start(self) -> None:
         """Start everything; when it returns all ports listen."""
         options = self.options
+        initial = InForce(
+            change(OpenAISettings(), dict(options.openai)),
+            change(BedrockSettings(), dict(options.bedrock)),
+        )
         files_folder = self._folder / "files"
         files_folder.mkdir(parents=True, exist_ok=True)
         if options.s3:
@@ -64,10 +68,6 @@ class Server:
         if options.s3:
             await asyncio.to_thread(self._await_s3)
         clock = self._lifecycle.clock
-        initial = InForce(
-            change(OpenAISettings(), dict(options.openai)),
-            change(BedrockSettings(), dict(options.bedrock)),
-        )
         settings = InForce(initial.openai, initial.bedrock)
         faults = Faults()
         gateway = Gateway(clock, faults)
