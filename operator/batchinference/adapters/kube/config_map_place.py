@@ -36,7 +36,10 @@ MAX_RECORDS = 500
 
 MANIFEST = "manifest.json"
 
-_FILES = {"results": ("results.jsonl", 600 * 1024), "errors": ("errors.jsonl", 200 * 1024)}
+PART_BYTES = 300 * 1024
+"""Size at which a part is to be closed, so that ordinary parts are a key of one ConfigMap each."""
+
+_FILES = {"results": ("results.jsonl", 400 * 1024), "errors": ("errors.jsonl", 400 * 1024)}
 """Key of each file, and its bytes in one ConfigMap; with the manifest they stay below 900 KiB."""
 
 _MANIFEST_LIMIT = 100 * 1024
@@ -67,6 +70,7 @@ class ConfigMapPlace:
         self._job = job
         self._begun = False
         self._next = dict.fromkeys(_FILES, 0)
+        self._records = dict.fromkeys(_FILES, 0)
         self._starts: dict[tuple[str, int], int] = {}
 
     # ------------------------------------------------------------ the claim
@@ -136,7 +140,7 @@ class ConfigMapPlace:
         """
         self._begin()
         if number == 0:
-            self._next[kind] = 0
+            self._next[kind] = self._records[kind] = 0
         self._starts[kind, number] = self._next[kind]
         return ConfigMapPart(self, kind, self.part_uri(kind, number))
 
@@ -165,6 +169,20 @@ class ConfigMapPlace:
 
         self._change(0, write)
         return str(ConfigMapURI(self._where.namespace, self._where.name, MANIFEST))
+
+    def count(self, kind: str, records: int) -> None:
+        """Count records of a file; for the writer of a part.
+
+        Raises:
+            Permanent: InputTooLarge, more than ConfigMaps may hold.
+        """
+        self._records[kind] += records
+        if self._records[kind] > MAX_RECORDS:
+            raise Permanent(
+                Reason.TOO_LARGE,
+                f"At most {MAX_RECORDS} records may have their results in ConfigMaps. Use "
+                "`spec.output.s3`.",
+            )
 
     def store_piece(self, kind: str, text: str) -> None:
         """Write the next piece of a file; for the writer of a part."""
@@ -282,21 +300,10 @@ class ConfigMapPart:
         self._buffer = bytearray()
         self._hash = hashlib.sha256()
         self._size = 0
-        self._records = 0
 
     def write(self, data: bytes) -> None:
-        """See `ports.ObjectWriter.write`.
-
-        Raises:
-            Permanent: InputTooLarge, more records than ConfigMaps may hold.
-        """
-        self._records += data.count(b"\n")
-        if self._records > MAX_RECORDS:
-            raise Permanent(
-                Reason.TOO_LARGE,
-                f"At most {MAX_RECORDS} records may have their results in ConfigMaps. Use "
-                "`spec.output.s3`.",
-            )
+        """See `ports.ObjectWriter.write`. Raises as `ConfigMapPlace.count`."""
+        self._place.count(self._kind, data.count(b"\n"))
         self._hash.update(data)
         self._size += len(data)
         self._buffer += data

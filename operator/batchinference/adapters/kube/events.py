@@ -19,7 +19,7 @@ from batchinference.adapters.kube.client import MERGE_PATCH, KubeClient
 from batchinference.adapters.kube.names import CONTROLLER, EVENTS, RESOURCES
 from batchinference.clock import Clock
 from batchinference.errors import BatchInferenceError
-from batchinference.ports import Event
+from batchinference.ports import Event, Metrics
 
 log = logging.getLogger(__name__)
 
@@ -60,15 +60,17 @@ class KubeEvents:
     minutes, as a series with a count.
     """
 
-    def __init__(self, client: KubeClient, clock: Clock, instance: str) -> None:
+    def __init__(
+        self, client: KubeClient, clock: Clock, instance: str, metrics: Metrics | None = None
+    ) -> None:
         """`instance` is the pod's name, for `reportingInstance`."""
+        self._metrics = metrics
         self._client = client
         self._clock = clock
         self._instance = instance[:128] or CONTROLLER
         self._known: OrderedDict[_Key, _Series] = OrderedDict()
         self._queue: asyncio.Queue[_Series] = asyncio.Queue(_QUEUE)
         self._writer: asyncio.Task[None] | None = None
-        self.dropped = 0
 
     def start(self) -> None:
         """Begin to write."""
@@ -109,7 +111,8 @@ class KubeEvents:
         try:
             self._queue.put_nowait(series)
         except asyncio.QueueFull:
-            self.dropped += 1
+            if self._metrics is not None:
+                self._metrics.count("events_dropped_total")
 
     async def _write_all(self) -> None:
         while True:

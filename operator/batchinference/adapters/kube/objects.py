@@ -96,7 +96,7 @@ class KubeObjects:
             raise refusal.fault() from refusal
         return _version(answer)
 
-    async def set_finalizer(self, ref: ObjectRef, present: bool) -> str | None:
+    async def set_finalizer(self, ref: ObjectRef, present: bool) -> Mapping[str, Any] | None:
         """See `ports.Kube.set_finalizer`. Adding raises `Superseded` too when the object is being
         deleted: then it is too late for a finalizer.
         """
@@ -110,7 +110,7 @@ class KubeObjects:
                 raise Superseded(f"{ref.kind} {ref.namespace}/{ref.name} is another object now")
             finalizers = list(metadata.get("finalizers") or ())
             if (FINALIZER in finalizers) is present:
-                return str(metadata["resourceVersion"])
+                return now
             if present and metadata.get("deletionTimestamp"):
                 raise Superseded(f"{ref.kind} {ref.namespace}/{ref.name} is being deleted")
             operations = [
@@ -132,7 +132,7 @@ class KubeObjects:
                 if refusal.code in {409, 422}:
                     continue
                 raise refusal.fault() from refusal
-            return _version(answer)
+            return dict(answer)
         raise Retry(
             UNAVAILABLE,
             f"The finalizer of {ref.kind} {ref.namespace}/{ref.name} could not be changed: the "

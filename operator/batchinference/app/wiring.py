@@ -1,0 +1,273 @@
+"""The composition root of the operator's process: ports meet adapters here and nowhere else.
+
+Owns what is started in which order, and that everything is stopped once, in the reverse one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack
+from typing import Any
+
+import kopf
+
+from batchinference.adapters.kube.answers import Refusal
+from batchinference.adapters.kube.client import KubeClient
+from batchinference.adapters.kube.events import KubeEvents
+from batchinference.adapters.kube.journals import KubeJournals
+from batchinference.adapters.kube.names import GROUP, RESOURCES, VERSION
+from batchinference.adapters.kube.objects import KubeObjects
+from batchinference.adapters.workers import WorkerPool, inherited_environment
+from batchinference.app import handlers
+from batchinference.app.http import HTTPServer, LoopLag
+from batchinference.app.providers import Providers
+from batchinference.app.settings import (
+    Configuration,
+    listen_address,
+    own_namespace,
+    spool_folder,
+)
+from batchinference.clock import SystemClock, system_randomness
+from batchinference.errors import Retry, Stalled
+from batchinference.model.codec import encode
+from batchinference.runtime.operator import Operator
+from batchinference.telemetry.logs import hand_on
+from batchinference.telemetry.metrics import PrometheusMetrics
+
+log = logging.getLogger(__name__)
+
+_KINDS_WAIT_S = 120.0
+_KINDS_EVERY_S = 2.0
+_TOKEN_EVERY_S = 60.0
+
+
+class Assembly:
+    """The operator's process, put together.
+
+    Attributes:
+        port: where health and metrics are, once started.
+    """
+
+    def __init__(self, configuration: Configuration, version: str) -> None:
+        """Prepare it; nothing is started.
+
+        Raises:
+            InvalidObject: the operator's namespace is not known.
+        """
+        self._settings = configuration.settings
+        self._runtime_settings = configuration.runtime
+        self._namespace = own_namespace(configuration.settings)
+        self._metrics = PrometheusMetrics(version)
+        self._stack = AsyncExitStack()
+        self._watched = self._watching = False
+        self._operator: Operator | None = None
+        self._registry: kopf.OperatorRegistry | None = None
+        self.port = 0
+
+    async def start(self) -> None:
+        """Start everything but the watches.
+
+        Raises:
+            Stalled, Retry: the API server can't be used, or our kinds are not served.
+            OSError: the port is taken, or the spool folder can't be made.
+        """
+        settings, clock = self._settings, SystemClock()
+        await self._serve()
+        client = await KubeClient.connect(
+            settings.kubeconfig,
+            max_connections=settings.kube.max_connections,
+            timeout_s=settings.kube.timeout_seconds,
+        )
+        self._stack.push_async_callback(client.close)
+        kinds = handlers.kinds_of(settings.watch_namespaces)
+        await wait_for_kinds(client, kinds)
+        kube = KubeObjects(client)
+        installation = settings.installation_id or await self._installation(kube)
+        log.info(
+            "starting",
+            extra={
+                "server": client.host,
+                "namespace": self._namespace,
+                "watching": ", ".join(settings.watch_namespaces) or "all namespaces",
+                "installation": installation,
+            },
+        )
+        worker_connections = await self._worker_connections(client)
+        recorder = KubeEvents(client, clock, socket.gethostname(), self._metrics)
+        recorder.start()
+        self._stack.push_async_callback(recorder.stop)
+        pool = self._pool()
+        pool.open()
+        self._stack.push_async_callback(pool.close)
+        operator = Operator(
+            kube=kube,
+            journals=KubeJournals(client, self._namespace),
+            recorder=recorder,
+            runner=pool,
+            factory=Providers(
+                worker_connections, self._runtime_settings.submit_timeout_s, self._metrics
+            ),
+            clock=clock,
+            randomness=system_randomness(),
+            settings=self._runtime_settings,
+            metrics=self._metrics,
+            installation=installation,
+            namespace=self._namespace,
+            worker_connections=worker_connections,
+        )
+        self._stack.push_async_callback(operator.stop)
+        await operator.start()
+        self._operator = operator
+        self._registry = handlers.build_registry(
+            self._counted(operator.observe),
+            server=client.host,
+            session=lambda: client.session(
+                handlers.watch_connections(kinds, settings.watch_namespaces)
+            ),
+            kinds=kinds,
+            cleanup=self.stop,
+        )
+
+    async def watch(self, stop: asyncio.Event) -> None:
+        """Feed events until `stop` is set or a signal comes.
+
+        Raises:
+            Exception: the watches failed; end the process, so that it is started again.
+        """
+        assert self._registry is not None
+        self._watched = self._watching = True
+        try:
+            await handlers.watch(self._registry, self._settings.watch_namespaces, stop)
+        finally:
+            self._watching = False
+
+    async def stop(self) -> None:
+        """Stop everything that was started; a second time does nothing."""
+        stack = self._stack.pop_all()
+        await stack.aclose()
+
+    # ------------------------------------------------------------ parts
+
+    async def _installation(self, kube: KubeObjects) -> str:
+        uid = await kube.uid_of_namespace("kube-system")
+        if uid is None:
+            raise Stalled(
+                "NoInstallationID",
+                "There is no namespace kube-system to take the installation's id from. Set "
+                "`installationID` in the settings, to a value that no other cluster has.",
+            )
+        return uid
+
+    async def _worker_connections(self, client: KubeClient) -> Mapping[str, Any]:
+        """How workers reach the API server; kept current in place, since tokens expire."""
+        shared: dict[str, Any] = encode(await client.connection())
+        if "tokenFile" in shared:  # workers read it themselves
+            return shared
+
+        async def renew() -> None:
+            while True:
+                await asyncio.sleep(_TOKEN_EVERY_S)
+                shared.update(encode(await client.connection()))
+
+        self._background(renew, "worker token")
+        return shared
+
+    def _pool(self) -> WorkerPool:
+        settings = self._settings
+        environment = inherited_environment()
+        hand_on(environment, settings.log.level, settings.log.format)
+        return WorkerPool(
+            spool_folder(settings.workers),
+            workers=settings.workers.count,
+            environment=environment,
+            metrics=self._metrics,
+        )
+
+    async def _serve(self) -> None:
+        """Health comes first: a process that waits for the API server is not to be restarted."""
+        lag = LoopLag(lambda lag_s: self._metrics.gauge("loop_lag_seconds", lag_s))
+        lag.start()
+        self._stack.push_async_callback(lag.stop)
+        checks = {
+            "loop": lag.check,
+            "feed": lambda: "the watches ended" if self._watched and not self._watching else "",
+            "runtime": self._check_runtime,
+        }
+        http = HTTPServer(
+            listen_address(self._settings.http),
+            self._settings.http.port,
+            checks,
+            self._metrics.exposition,
+        )
+        self._stack.push_async_callback(http.stop)
+        self.port = await http.start()
+
+    def _check_runtime(self) -> str:
+        if self._operator is None or self._operator.alive():
+            return ""
+        return "a worker of the runtime ended"
+
+    def _counted(self, feed: handlers.Feed) -> handlers.Feed:
+        def counted(kind: str, event: str | None, body: Mapping[str, Any]) -> None:
+            self._metrics.count("watch_events_total", kind=kind)
+            feed(kind, event, body)
+
+        return counted
+
+    def _background(self, work: Callable[[], Awaitable[None]], name: str) -> None:
+        async def run() -> None:
+            try:
+                await work()
+            except Exception:
+                log.exception("%s failed", name)
+
+        task = asyncio.get_running_loop().create_task(run(), name=name)
+
+        async def end() -> None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+        self._stack.push_async_callback(end)
+
+
+async def wait_for_kinds(
+    client: KubeClient,
+    kinds: tuple[str, ...],
+    *,
+    within_s: float = _KINDS_WAIT_S,
+    every_s: float = _KINDS_EVERY_S,
+) -> None:
+    """Wait until the API server serves our kinds: the watches would stay deaf without.
+
+    Raises:
+        Stalled: it does not serve them in time.
+    """
+    wanted = {RESOURCES[kind].plural for kind in kinds}
+    loop = asyncio.get_running_loop()
+    deadline, said = loop.time() + within_s, False
+    while True:
+        try:
+            served = await client.call("GET", f"/apis/{GROUP}/{VERSION}")
+            missing = wanted - {item["name"] for item in served.get("resources") or ()}
+            why = f"it does not serve {', '.join(sorted(missing))}" if missing else ""
+        except Refusal as refusal:
+            if refusal.code != 404:
+                raise refusal.fault() from refusal
+            why = f"it does not serve {GROUP}/{VERSION}"
+        except Retry as fault:
+            why = fault.message
+        if not why:
+            return
+        if loop.time() > deadline:
+            raise Stalled(
+                "KindsNotServed",
+                f"The API server at {client.host} can't be used: {why}. Are the "
+                "CustomResourceDefinitions installed?",
+            )
+        if not said:
+            log.warning("waiting for the API server: %s", why)
+            said = True
+        await asyncio.sleep(every_s)
