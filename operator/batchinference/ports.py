@@ -336,9 +336,9 @@ class Kube(Protocol):
             Superseded: the object has another resourceVersion now, or another uid.
         """
 
-    async def set_finalizer(self, ref: ObjectRef, present: bool) -> str | None:
-        """Add or remove our finalizer, leaving others; returns the new resourceVersion, None when
-        the object is gone. Raises Superseded when the uid is another one.
+    async def set_finalizer(self, ref: ObjectRef, present: bool) -> Mapping[str, Any] | None:
+        """Add or remove our finalizer, leaving others; returns the object as it stands then, None
+        when it is gone. Raises Superseded when the uid is another one.
         """
 
     async def secret(self, namespace: str, name: str) -> Mapping[str, str] | None:

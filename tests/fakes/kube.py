@@ -194,7 +194,7 @@ class FakeKube:
             self._maybe_fail("status answer")
             return str(body["metadata"]["resourceVersion"])
 
-    async def set_finalizer(self, ref: ObjectRef, present: bool) -> str | None:
+    async def set_finalizer(self, ref: ObjectRef, present: bool) -> Mapping[str, Any] | None:
         async with self._world.effect("kube.finalizer"):
             self._maybe_fail("finalizer")
             body = self._matching(ref)
@@ -202,7 +202,7 @@ class FakeKube:
                 return None
             self._set_finalizer(body, present)
             self._maybe_fail("finalizer answer")
-            return str(body["metadata"]["resourceVersion"])
+            return copy.deepcopy(body)
 
     def _set_finalizer(self, body: dict[str, Any], present: bool) -> None:
         meta = body["metadata"]

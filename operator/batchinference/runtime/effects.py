@@ -185,9 +185,9 @@ class Effects:
 
     async def _set_finalizer(self, run: Run, effect: SetFinalizer) -> Outcome:
         ref = job_ref(run)
-        version = await self._kube.set_finalizer(ref, effect.present)
-        if version is not None:
-            self._store.wrote_finalizer(ref.uid, effect.present, version)
+        body = await self._kube.set_finalizer(ref, effect.present)
+        if body is not None:
+            self._store.observe(JOB_KIND, "MODIFIED", body)
         return FinalizerSet(effect.present)
 
     def _announce(self, entry: Entry, effect: Announce) -> None:

@@ -74,6 +74,8 @@ class Store:
         uid = str(body.get("metadata", {}).get("uid", ""))
         if event == "DELETED":
             return self._forget(uid)
+        if uid in self._deleted:
+            return set()  # the answer to one of our writes that the watch has overtaken
         try:
             job = parse_job(body)
         except InvalidObject as error:
@@ -161,15 +163,6 @@ class Store:
         if job is not None:
             meta = replace(job.metadata, resource_version=version)
             self._jobs[uid] = replace(job, metadata=meta, status=status)
-
-    def wrote_finalizer(self, uid: str, present: bool, version: str) -> None:
-        """Our finalizer write went through."""
-        job = self._jobs.get(uid)
-        if job is not None:
-            others = tuple(f for f in job.metadata.finalizers if f != FINALIZER)
-            finalizers = (*others, FINALIZER) if present else others
-            meta = replace(job.metadata, resource_version=version, finalizers=finalizers)
-            self._jobs[uid] = replace(job, metadata=meta)
 
 
 def _trigger(job: BatchInferenceJob) -> tuple[object, ...]:
