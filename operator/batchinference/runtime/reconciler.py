@@ -21,7 +21,7 @@ from batchinference.core.notes import Notes
 from batchinference.core.outcomes import Outcome
 from batchinference.core.problem import Problem
 from batchinference.core.setting import Setting
-from batchinference.core.view import conditions_in
+from batchinference.core.view import conditions_in, is_final
 from batchinference.errors import Fault, NewerSchema, Superseded
 from batchinference.model.batch import Traits
 from batchinference.model.codec import decode
@@ -116,6 +116,10 @@ class Reconciler:
                 if job is None and entry.run is None and not entry.inflight:
                     self._entries.pop(entry.key, None)
                 return
+            if _is_behind(entry.run, job):
+                await self._find(entry)
+                if entry.newer_schema:
+                    return
             decision = await self._decide_once(entry)
             settled = decision is not None and not entry.mailbox
             if settled and not self._lacks_run(entry, job):
@@ -273,6 +277,8 @@ class Reconciler:
             if not await self._find(entry) or entry.newer_schema:
                 entry.mailbox.clear()
                 raise
+            # What stands there may ask for a place although this decision changes nothing.
+            self._accounts.changed(run.provider.account)
             return False
         except Fault:
             entry.mailbox.extendleft(reversed(outcomes))
@@ -315,6 +321,14 @@ class Reconciler:
             traits=traits,
             make_request=maker,
         )
+
+
+def _is_behind(run: Run | None, job: BatchInferenceJob | None) -> bool:
+    """Whether the object says of its run that it is over and we know nothing of that.
+
+    Another operator, whose last moments these are, wrote the end: read it instead of denying it.
+    """
+    return run is not None and job is not None and not run.is_over and is_final(job.status)
 
 
 def _same_object(decided: BatchInferenceJob | None, now: BatchInferenceJob | None) -> bool:
