@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from aiohttp import BodyPartReader, web
+from aiohttp import BodyPartReader, MultipartReader, web
 
 from .clock import Clock
 from .gateway import ApiError, Call, stream_file
@@ -225,17 +225,11 @@ class Files:
             raise refused(Refusal(400, "Missing required parameter: 'file'.",
                                   "missing_required_parameter", "file"))  # fmt: skip
         upload = _Upload(self.new_path(".upload"), "", 0, {})
-        reader = await call.request.multipart()
-        with upload.path.open("wb") as out:
-            while (part := await reader.next()) is not None:
-                if not isinstance(part, BodyPartReader):
-                    continue
-                if part.name == "file":
-                    upload.filename = part.filename or ""
-                    while chunk := await part.read_chunk(_CHUNK):
-                        upload.size += out.write(chunk)
-                else:
-                    upload.fields[part.name or ""] = await part.text()
+        try:
+            await _receive(await call.request.multipart(), upload)
+        except BaseException:
+            upload.path.unlink(missing_ok=True)  # the client went away in the middle
+            raise
         call.upload = upload
         return upload.filename
 
@@ -331,6 +325,20 @@ class Files:
         file.deleted = True
         self._drop_if_unused(file)
         return web.json_response({"object": "file", "id": file.id, "deleted": True})
+
+
+async def _receive(reader: MultipartReader, upload: _Upload) -> None:
+    """Stream the parts of a form to disk."""
+    with upload.path.open("wb") as out:
+        while (part := await reader.next()) is not None:
+            if not isinstance(part, BodyPartReader):
+                continue
+            if part.name == "file":
+                upload.filename = part.filename or ""
+                while chunk := await part.read_chunk(_CHUNK):
+                    upload.size += out.write(chunk)
+            else:
+                upload.fields[part.name or ""] = await part.text()
 
 
 def _missing(name: str) -> Refusal:
