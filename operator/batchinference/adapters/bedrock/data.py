@@ -12,7 +12,6 @@ from typing import Any
 
 import msgspec
 
-from batchinference.adapters.bedrock import translation as converse
 from batchinference.adapters.bedrock.lines import result
 from batchinference.adapters.bedrock.names import input_uri, inputs_uri, outputs_uri
 from batchinference.adapters.bedrock.view import MAYBE
@@ -28,6 +27,7 @@ from batchinference.ports import (
     UnsupportedRequest,
 )
 from batchinference.records import codes
+from batchinference.records.translate import converse
 from batchinference.records.wire import wire_id
 
 ANSWER_LOST = "AnswerLost"

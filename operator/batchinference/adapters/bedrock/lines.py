@@ -10,9 +10,9 @@ from typing import Any
 
 import msgspec
 
-from batchinference.adapters.bedrock import translation as converse
 from batchinference.ports import ResultLine
 from batchinference.records import codes
+from batchinference.records.translate import converse
 
 UNREADABLE = "UnreadableLine"
 """Code of a line that is no record's; its id is empty, so it is nobody's answer."""

@@ -115,6 +115,8 @@ class BedrockProvider:
         self._store = store
         self._submit_timeout_s = submit_timeout_s
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="bedrock")
+        # Its own: a create call that waits behind slow listings would run out of its time unsent.
+        self._create_threads = ThreadPoolExecutor(THREADS, thread_name_prefix="bedrock-create")
 
     async def check(self) -> Account:
         """See `ports.BatchProvider.check`: who we are, and the listing that polling lives on."""
@@ -140,8 +142,9 @@ class BedrockProvider:
         """See `ports.BatchProvider.submit`: one call, never a second one."""
         try:
             async with asyncio.timeout(self._submit_timeout_s):
-                answer = await self._in_thread(
-                    lambda: self._create.create_model_invocation_job(**request)
+                answer = await asyncio.get_running_loop().run_in_executor(
+                    self._create_threads,
+                    lambda: self._create.create_model_invocation_job(**request),
                 )
         except (*_CALL, OSError) as error:
             return outcome(error)
@@ -214,7 +217,8 @@ class BedrockProvider:
 
     async def close(self) -> None:
         """See `ports.BatchProvider.close`. Calls under way end by their own time limits."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        for threads in (self._threads, self._create_threads):
+            threads.shutdown(wait=False, cancel_futures=True)
         for client in (self._client, self._create, self._sts):
             client.close()
 

@@ -107,6 +107,7 @@ class _AsyncClient(AsyncOpenAI):
         super().__init__(**_explicit(connection), **options)
         self.organization = connection.settings.organization or None
         self.project = connection.settings.project or None
+        self.admin_api_key = None
         self._custom_headers = _headers(connection)  # the SDK merged the environment's into these
 
     def _validate_headers(self, headers: Any, custom_headers: Any) -> None:
@@ -120,6 +121,7 @@ class _SyncClient(OpenAI):
         super().__init__(**_explicit(connection), **options)
         self.organization = connection.settings.organization or None
         self.project = connection.settings.project or None
+        self.admin_api_key = None
         self._custom_headers = _headers(connection)  # the SDK merged the environment's into these
 
     def _validate_headers(self, headers: Any, custom_headers: Any) -> None:

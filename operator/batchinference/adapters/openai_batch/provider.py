@@ -53,6 +53,8 @@ _CALL_S = 75.0
 SUBMIT_S = 60.0
 """Seconds after which the outcome of a create call is unknown."""
 
+_REFUSED = {400, 404, 422}
+
 _FAILED = (OpenAIError, httpx2.HTTPError, httpx2.InvalidURL, TimeoutError, OSError, ValueError)
 
 
@@ -165,8 +167,9 @@ class OpenAIBatchProvider:
             Stalled.
         """
         place = paging.Cursor.parse(cursor)
-        answer, place = await self._page(place)
+        answer: Any = {"data": []}
         try:
+            answer, place = await self._page(place)
             items = paging.items_of(answer)
             following = paging.after(place, answer, since)
         except paging.Unfollowable as error:
@@ -179,22 +182,21 @@ class OpenAIBatchProvider:
         return Page(batches, str(following) if following else None)
 
     async def _page(self, place: paging.Cursor) -> tuple[Any, paging.Cursor]:
+        """One page, and how it was asked for in the end."""
         try:
             return await self._get("/batches", place.query), place
         except APIStatusError as error:
             # Some servers take `after` for a number and refuse an id from the second page on.
             offset = place.by_offset()
-            if error.status_code not in {400, 404, 422} or offset is None:
+            if error.status_code not in _REFUSED or offset is None:
                 raise fault(error, "list batches") from error
         except _FAILED as error:
             raise fault(error, "list batches") from error
         try:
             return await self._get("/batches", offset.query), offset
         except _FAILED as error:
-            cause = paging.Unfollowable("the server refuses to give a second page")
-            if isinstance(error, APIStatusError) and error.status_code in {400, 404, 422}:
-                self._unfollowable(cause, {"data": []})
-                return {"data": [], "has_more": False}, offset
+            if isinstance(error, APIStatusError) and error.status_code in _REFUSED:
+                raise paging.Unfollowable("the server refuses to give a second page") from error
             raise fault(error, "list batches") from error
 
     def _unfollowable(self, error: paging.Unfollowable, answer: Any) -> list[Mapping[str, Any]]:
@@ -244,7 +246,7 @@ class OpenAIBatchProvider:
         except APIStatusError as error:
             if error.status_code == 404 and is_json(error):
                 return CancelOutcome.NOT_FOUND
-            if error.status_code in {400, 409, 422}:
+            if error.status_code in _REFUSED | {409}:
                 return await self._after_refused_cancel(batch_id, error)
             raise fault(error, doing) from error
         except _FAILED as error:

@@ -93,7 +93,7 @@ class S3Store:
             "s3",
             endpoint_url=storage.endpoint_url or None,
             config=cloud.client_config(
-                attempts=4,
+                attempts=3,
                 read_timeout_s=60,
                 connections=16,
                 s3={"addressing_style": "path" if foreign else "auto"},
