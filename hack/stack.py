@@ -37,19 +37,19 @@ OPERATOR_NAMESPACE = "batch-inference-operator"
 BUCKET = "team-data"
 
 FAST: Mapping[str, Any] = {
-    "submit_timeout_s": 5,
-    "settle_s": 6,
-    "reference_grace_s": 3,
-    "reference_retry_s": 1,
-    "retry_first_s": 0.2,
-    "retry_most_s": 2,
-    "quota_first_s": 0.5,
-    "quota_most_s": 2,
-    "poll_s": 0.5,
-    "provider_check_s": 30,
-    "provider_retry_s": 1,
-    "progress_s": 0.5,
-    "call_timeout_s": 10,
+    "submitTimeoutSeconds": 5,
+    "settleSeconds": 6,
+    "referenceGraceSeconds": 3,
+    "referenceRetrySeconds": 1,
+    "retryFirstSeconds": 0.2,
+    "retryMostSeconds": 2,
+    "quotaFirstSeconds": 0.5,
+    "quotaMostSeconds": 2,
+    "pollSeconds": 0.5,
+    "providerCheckSeconds": 30,
+    "providerRetrySeconds": 1,
+    "progressSeconds": 0.5,
+    "callTimeoutSeconds": 10,
 }
 """Runtime settings for a sandbox whose batches take seconds instead of hours."""
 
@@ -162,6 +162,8 @@ class Stack:
         local = {
             **(yaml.safe_load(chart_settings) or {}),
             "http": {"address": "127.0.0.1", "port": port},
+            "workers": {"count": 2, "spool": str(self.folder / "spool")},
+            "log": {"format": "text"},
         }
         settings = self.folder / f"{name}.yaml"
         settings.write_text(yaml.safe_dump(local))

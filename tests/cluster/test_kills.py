@@ -94,7 +94,7 @@ def test_a_lost_answer_is_found_by_asking(team: Team, provider: str, operation: 
 def test_a_batch_that_lists_hide_for_less_than_the_settle_time_is_found(
     team: Team, provider: str, operation: str
 ) -> None:
-    lag = team.stack.settings["settle_s"] / 2
+    lag = team.stack.settings["settleSeconds"] / 2
     team.control.settings(**{provider: {"list_lag_s": lag}})
     try:
         team.control.fault(provider, "lose_response", operation)
@@ -109,7 +109,7 @@ def test_a_batch_that_lists_hide_for_less_than_the_settle_time_is_found(
 
 
 def test_a_batch_that_lists_hide_for_longer_is_reported(team: Team) -> None:
-    settle = team.stack.settings["settle_s"]
+    settle = team.stack.settings["settleSeconds"]
     team.control.settings(openai={"list_lag_s": settle * 3})
     team.control.hold("openai")
     try:

@@ -55,7 +55,7 @@ DECLARED = (
         ("layer",),
     ),
     Declared("gauge", "unknown_outcomes", "Submissions that may or may not have been accepted."),
-    Declared("counter", "unknown_outcomes_total", "Create calls without an answer.", ("provider",)),
+    Declared("counter", "unanswered_submissions_total", "Create calls without an answer.", ("provider",)),
     Declared("gauge", "live_batches", "Batches that the provider holds.", ("account",)),
     Declared("gauge", "queued_shards", "Shards that ask for a place.", ("account",)),
     Declared("counter", "tokens_total", "Tokens as answers tell them.", ("provider", "direction")),
