@@ -85,10 +85,12 @@ class PrefixPlace:
         return self.holds(claim)
 
     def _empty(self) -> None:
-        """Remove another run's results, the manifest first: then nobody trusts half of them."""
-        self._store.delete(self._manifest_uri)
+        """Remove another run's results. The manifest goes last: while it stands, the next claim
+        knows that there is something left to remove.
+        """
         for kind in ("results", "errors"):
             self._store.delete_prefix(f"{self.uri}{kind}/")
+        self._store.delete(self._manifest_uri)
 
     # ------------------------------------------------------------ the results
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import NamedTuple
 
 from batchinference.model.run import Cursor, Run, Shard
@@ -51,8 +52,9 @@ def pool(run: Run, sources: tuple[int, ...], bench: Workbench, report: Report) -
         if shard.rows >= run.limits.min_records_per_batch:
             made.append(shard)
 
-    with spool.folder(bench.spool, run) as folder:
-        builder = ShardBuilder(
+    with (
+        spool.folder(bench.spool, run) as folder,
+        ShardBuilder(
             run.limits,
             bench.staging,
             where,
@@ -61,17 +63,16 @@ def pool(run: Run, sources: tuple[int, ...], bench: Workbench, report: Report) -
             first=len(run.shards),
             attempt=attempt,
             has_table=False,
-        )
+        ) as builder,
+    ):
         records = heapq.merge(*(_records(s, bench.staging, where) for s in shards))
         done = 0
-        try:
+        with suppress(TooManyShards):
             for piece in _pieces(records):
                 builder.add(piece)
                 done += len(piece.lines)
                 progress.at(done)
-            builder.finish(None)
-        except TooManyShards:
-            pass
+        builder.finish(None)
     return Pooled(tuple(made), sources)
 
 

@@ -12,7 +12,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from types import TracebackType
+from typing import IO, Self
 
 from batchinference.core.sharding import Cutter, records_to_move
 from batchinference.errors import Permanent
@@ -141,16 +142,18 @@ class _Files:
         )
 
     def close(self) -> None:
+        """Remove the files; more than once is fine."""
         for file in (self.lines, self.entries, self.table):
             file.close()
-            Path(file.name).unlink()
+            Path(file.name).unlink(missing_ok=True)
 
 
 Finish = Callable[[Shard, Cursor | None], None]
 
 
 class ShardBuilder:
-    """Distributes records over shards, stores each when it is finished, and says so.
+    """Distributes records over shards, stores each when it is finished, and says so. Use as a
+    context manager: it holds open files.
 
     Args:
         first: the index of the first shard.
@@ -186,6 +189,19 @@ class ShardBuilder:
         self._full_cursor: Cursor | None = None
         self._open = _Files.new(folder, first, self._keep)
         self.finished = first
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for files in (self._full, self._open):
+            if files is not None:
+                files.close()
 
     def add(self, piece: Piece) -> None:
         """Take more records.

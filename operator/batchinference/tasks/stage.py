@@ -101,6 +101,10 @@ class _Pass:
         )
 
     def make(self) -> StageDone:
+        with self._builder:
+            return self._make()
+
+    def _make(self) -> StageDone:
         cursor = self._resumed()
         state = self._state
         progress = ProgressReports(self._report, self._bench, self._snapshot.size, "bytes")

@@ -1,0 +1,232 @@
+"""The first look and the output claim: who may write where (protocol 3)."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from batchinference.model.status import Reason
+from batchinference.model.work import Admitted, Cleaned, FaultKind, Holder, TaskFault, TaskKind
+from batchinference.ports import Claim
+from batchinference.tasks.places import PrefixPlace
+from batchinference.tasks.sources import StoreSource
+from fakes.stores import Crash, MemoryStore
+from unit.tasks.desk import INPUT, OUTPUT, Desk, jsonl, make_run, request
+
+OURS = Claim("key0123456789abcdef", "tag0123", "install", "ml/triage")
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    found = Desk(tmp_path)
+    found.put_input(jsonl([request("a")]))
+    return found
+
+
+def admitted(desk: Desk) -> Admitted:
+    result = desk.perform(TaskKind.ADMIT)
+    assert isinstance(result, Admitted), result
+    return result
+
+
+def claimed_by(desk: Desk, claim: Claim, manifest_of: str | None = None) -> None:
+    assert PrefixPlace(desk.store, OUTPUT).claim(claim) is None
+    if manifest_of is not None:
+        PrefixPlace(desk.store, OUTPUT).write_manifest({"runKey": manifest_of})
+        desk.store.objects[f"{OUTPUT}results/part-00000.jsonl"] = b"theirs"
+
+
+def test_the_first_look_claims_the_place(desk: Desk) -> None:
+    result = admitted(desk)
+    assert result.holder is None
+    assert (result.snapshot.objects, result.snapshot.source) == (1, INPUT)
+    assert result.snapshot.size == len(desk.store.objects[INPUT])
+    assert PrefixPlace(desk.store, OUTPUT).holds(OURS)
+    assert json.loads(desk.store.objects[f"{OUTPUT}_run.json"])["runKey"] == OURS.run_key
+
+
+def test_claiming_again_is_the_same_claim(desk: Desk) -> None:
+    assert admitted(desk) == admitted(desk)
+
+
+@pytest.mark.parametrize("uri", ["s3://data/in/none.jsonl", "s3://data/empty/"])
+def test_a_missing_input_is_named_and_claims_nothing(desk: Desk, uri: str) -> None:
+    desk.source = StoreSource(desk.store, uri)
+    result = desk.perform(TaskKind.ADMIT)
+    assert isinstance(result, TaskFault)
+    assert (result.kind, result.reason) == (FaultKind.STALLED, Reason.INPUT_NOT_FOUND)
+    assert uri in result.message
+    assert desk.store.under(OUTPUT) == {}
+
+
+def test_a_missing_bucket_needs_a_person(desk: Desk) -> None:
+    desk.store.missing_buckets.add("s3://data")
+    result = desk.perform(TaskKind.ADMIT)
+    assert isinstance(result, TaskFault)
+    assert (result.kind, result.reason) == (FaultKind.STALLED, Reason.BUCKET_NOT_FOUND)
+
+
+def test_the_fingerprint_changes_with_any_object(desk: Desk) -> None:
+    first = admitted(desk).snapshot.fingerprint
+    desk.put_input(jsonl([request("b")]))
+    assert admitted(desk).snapshot.fingerprint != first
+
+
+HOLDERS = [
+    ("another run", replace(OURS, run_key="k2", run_tag="t2", description="ml/other"), None,
+     Holder("k2", "t2", "install", description="ml/other")),
+    ("another run that ended", replace(OURS, run_key="k2", run_tag="t2"), "k2",
+     Holder("k2", "t2", "install", finished=True, description="ml/triage")),
+    ("this very run of another installation", replace(OURS, installation="other", run_tag="t3"),
+     None, Holder(OURS.run_key, "t3", "other", description="ml/triage")),
+    ("this very run, finished elsewhere", replace(OURS, installation="other"), OURS.run_key,
+     Holder(OURS.run_key, "tag0123", "other", finished=True, description="ml/triage")),
+    ("this very run, finished here", OURS, OURS.run_key,
+     Holder(OURS.run_key, "tag0123", "install", finished=True, description="ml/triage")),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("reason", "claim", "manifest_of", "want"), HOLDERS, ids=[h[0] for h in HOLDERS]
+)
+def test_a_held_place_says_whose_it_is(
+    desk: Desk, reason: str, claim: Claim, manifest_of: str | None, want: Holder
+) -> None:
+    claimed_by(desk, claim, manifest_of)
+    before = desk.store.under(OUTPUT)
+    assert admitted(desk).holder == want, reason
+    assert desk.store.under(OUTPUT) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("results/part-00000.jsonl", b"theirs"),
+        ("errors/x", b""),
+        ("manifest.json", b"{}"),
+        ("_run.json", b"not ours"),
+    ],
+)
+def test_files_of_nobody_we_know_are_not_overwritten(desk: Desk, name: str, data: bytes) -> None:
+    desk.store.objects[OUTPUT + name] = data
+    holder = admitted(desk).holder
+    assert holder is not None
+    assert holder.run_key == ""
+    assert holder.description
+    assert desk.store.under(OUTPUT) == {OUTPUT + name: data}
+
+
+def test_other_files_beside_the_results_are_no_conflict(desk: Desk) -> None:
+    desk.store.objects[f"{OUTPUT}README.txt"] = b"x"
+    assert admitted(desk).holder is None
+
+
+def test_of_two_that_claim_at_one_time_one_wins(desk: Desk) -> None:
+    other = replace(OURS, run_key="k2", run_tag="t2")
+
+    def before(operation: str, uri: str) -> None:
+        if operation == "put" and uri.endswith("_run.json"):
+            desk.store.before = None
+            claimed_by(desk, other)
+
+    desk.store.before = before
+    holder = admitted(desk).holder
+    assert holder is not None
+    assert holder.run_key == "k2"
+
+
+# ---------------------------------------------------------------- replacing
+
+
+def replacing(desk: Desk) -> None:
+    desk.run = make_run(outputPolicy="Replace")
+
+
+ENDED = replace(OURS, run_key="k2", run_tag="t2", description="ml/other")
+
+
+def test_an_ended_run_of_the_same_namespace_can_be_replaced(desk: Desk) -> None:
+    claimed_by(desk, ENDED, "k2")
+    replacing(desk)
+    assert admitted(desk).holder is None
+    assert list(desk.store.under(OUTPUT)) == [f"{OUTPUT}_run.json"]
+    assert PrefixPlace(desk.store, OUTPUT).holds(OURS)
+
+
+@pytest.mark.parametrize(
+    ("reason", "claim", "manifest_of"),
+    [
+        ("it has not ended", ENDED, None),
+        ("it is another namespace's", replace(ENDED, description="hr/other"), "k2"),
+        ("it is another installation's", replace(ENDED, installation="other"), "k2"),
+    ],
+)
+def test_nothing_else_is_replaced(
+    desk: Desk, reason: str, claim: Claim, manifest_of: str | None
+) -> None:
+    claimed_by(desk, claim, manifest_of)
+    replacing(desk)
+    before = desk.store.under(OUTPUT)
+    assert admitted(desk).holder is not None, reason
+    assert desk.store.under(OUTPUT) == before, reason
+
+
+def test_our_own_finished_results_are_never_replaced(desk: Desk) -> None:
+    claimed_by(desk, OURS, OURS.run_key)
+    replacing(desk)
+    holder = admitted(desk).holder
+    assert holder is not None
+    assert holder.finished
+
+
+def test_a_takeover_that_was_cut_short_is_finished_by_the_next_look(desk: Desk) -> None:
+    claimed_by(desk, ENDED, "k2")
+    replacing(desk)
+    state = dict(desk.store.objects)
+    calls = 0
+
+    def run(stop: int | None) -> None:
+        nonlocal calls
+        calls = 0
+
+        def before(operation: str, uri: str) -> None:
+            nonlocal calls
+            calls += 1
+            if stop is not None and calls > stop:
+                raise Crash
+
+        desk.store.before = before
+        admitted(desk)
+
+    run(None)
+    for stop in range(calls):
+        desk.store.objects = dict(state)
+        with pytest.raises(Crash):
+            run(stop)
+        desk.store.before = None
+        assert admitted(desk).holder is None
+        assert list(desk.store.under(OUTPUT)) == [f"{OUTPUT}_run.json"]
+
+
+# ---------------------------------------------------------------- releasing
+
+
+def test_a_run_that_never_submitted_leaves_nothing(desk: Desk) -> None:
+    admitted(desk)
+    desk.stage()
+    for _ in range(2):
+        assert desk.perform(TaskKind.RELEASE) == Cleaned()
+        assert desk.store.under(OUTPUT) == {}
+        assert desk.staged() == {}
+
+
+def test_releasing_touches_no_claim_of_others_and_no_results(tmp_path: Path) -> None:
+    for claim, manifest in ((ENDED, None), (OURS, OURS.run_key)):
+        desk = Desk(tmp_path, store=MemoryStore())
+        claimed_by(desk, claim, manifest)
+        before = desk.store.under(OUTPUT)
+        desk.perform(TaskKind.RELEASE)
+        assert desk.store.under(OUTPUT) == before

@@ -1,0 +1,257 @@
+"""Collecting: every record of a shard is answered, failed, unbilled or lost, by protocol 6."""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from batchinference.errors import Retry
+from batchinference.model.batch import BatchFailure, BatchState
+from batchinference.model.run import Collected, SubmissionState
+from batchinference.model.status import Reason
+from batchinference.model.work import FaultKind, TaskFault, TaskKind
+from batchinference.ports import ResultLine
+from batchinference.records import codes
+from batchinference.records.index import unpack_rows
+from batchinference.records.tails import tail_of
+from fakes.data import BodyData, decode_openai
+from unit.tasks.desk import STAGING, Desk, answer, expired, jsonl, refused, request
+
+ROWS = 5
+
+
+def staged(path: Path, rows: int = ROWS) -> Desk:
+    found = Desk(path)
+    found.put_input(jsonl(request(f"t{n}") for n in range(rows)))
+    found.stage()
+    return found
+
+
+def answers(found: Desk) -> list[dict[str, Any]]:
+    lines = found.store.objects[f"{STAGING}answers/00000.jsonl"].split(b"\n")[:-1]
+    tails = [tail_of(line) for line in lines]
+    assert [t.row for t in tails] == sorted({t.row for t in tails})
+    return [{"kind": t.kind.decode(), **json.loads(b"{" + t.tail)} for t in tails]
+
+
+def unbilled(found: Desk) -> list[int]:
+    return list(unpack_rows(found.store.objects[f"{STAGING}answers/00000.unbilled"]))
+
+
+def collect(found: Desk, state: BatchState, *files: bytes | None) -> Collected:
+    found.end(0, state, {f"file-{n}": data for n, data in enumerate(files)})
+    collected = found.collect(0).collected
+    assert collected is not None
+    assert collected.answered + collected.failed + collected.unbilled + collected.lost == ROWS
+    assert len(unbilled(found)) == collected.unbilled
+    assert len(answers(found)) == ROWS - collected.unbilled
+    return collected
+
+
+BROKEN = b'{"custom_id": "r00'
+CUT = jsonl([answer(4)])[:60] + b"\n"
+
+CASES: list[tuple[str, BatchState, list[bytes | None], str, str]] = [
+    ("everything answered, in any order", BatchState.COMPLETED,
+     [jsonl(answer(n) for n in (3, 1, 4, 0, 2))], "AAAAA", ""),
+    ("answers and errors come in two files", BatchState.COMPLETED,
+     [jsonl([answer(0), answer(2), answer(4)]), jsonl([refused(3), refused(1)])], "AFAFA", ""),
+    ("missing from a completed batch is lost, not unbilled", BatchState.COMPLETED,
+     [jsonl([answer(0), answer(1)])], "AALLL", ""),
+    ("a batch without any file at all", BatchState.COMPLETED, [], "LLLLL", ""),
+    ("absent from an expired batch is unbilled", BatchState.EXPIRED,
+     [jsonl([answer(0), answer(1)])], "AA...", codes.BATCH_EXPIRED),
+    ("absent from a cancelled batch is unbilled", BatchState.CANCELLED, [],
+     ".....", codes.BATCH_CANCELLED),
+    ("absent from a partly completed batch is unbilled", BatchState.PARTIAL,
+     [jsonl([refused(0), answer(4)])], "F...A", codes.NOT_PROCESSED),
+    ("a line that says unbilled is unbilled even in a completed batch", BatchState.COMPLETED,
+     [jsonl([answer(0), answer(1), answer(2), answer(3), expired(4)])], "AAAA.", codes.NOT_PROCESSED),
+    ("explicit lines and absence mean the same", BatchState.EXPIRED,
+     [jsonl([answer(0)]), jsonl([expired(1), expired(2)])], "A....", codes.BATCH_EXPIRED),
+    ("with a file gone, absence says nothing", BatchState.EXPIRED,
+     [None, jsonl([answer(0)])], "ALLLL", ""),
+    ("with a file gone, explicit lines still count", BatchState.EXPIRED,
+     [jsonl([expired(0), answer(1)]), None], ".ALLL", codes.BATCH_EXPIRED),
+    ("with an illegible line, absence says nothing", BatchState.EXPIRED,
+     [jsonl([answer(0), b"\xff\xfe garbage"])], "ALLLL", ""),
+    ("an illegible line that shows its id loses that row alone", BatchState.EXPIRED,
+     [jsonl([answer(0)]) + CUT], "A...L", codes.BATCH_EXPIRED),
+    ("an illegible line with half an id loses every absent row", BatchState.CANCELLED,
+     [jsonl([answer(0), BROKEN])], "ALLLL", ""),
+    ("blank lines are nothing", BatchState.EXPIRED, [b"\n \n" + jsonl([answer(0)]) + b"\r\n"],
+     "A....", codes.BATCH_EXPIRED),
+    ("a foreign id is ignored", BatchState.COMPLETED,
+     [jsonl([answer(n) for n in range(5)] + [answer(77), {**answer(0), "custom_id": "x"}])],
+     "AAAAA", ""),
+    ("an answer is worth more than an error before it", BatchState.COMPLETED,
+     [jsonl([refused(0), answer(0), *(answer(n) for n in range(1, 5))])], "AAAAA", ""),
+    ("an answer is worth more than an error after it", BatchState.COMPLETED,
+     [jsonl([*(answer(n) for n in range(5)), refused(0), expired(1)])], "AAAAA", ""),
+    ("a failed batch that processed something leaves nothing unbilled", BatchState.FAILED,
+     [jsonl([answer(0)])], "ALLLL", ""),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("reason", "state", "files", "want", "code"), CASES, ids=[c[0] for c in CASES]
+)
+def test_every_record_gets_one_class(
+    tmp_path: Path, reason: str, state: BatchState, files: list[bytes | None], want: str, code: str
+) -> None:
+    found = staged(tmp_path)
+    collected = collect(found, state, *files)
+    kinds = ["."] * ROWS
+    for line in answers(found):
+        kinds[line["row"]] = line["kind"]
+    assert "".join(kinds) == want, reason
+    assert collected.unbilled_code == code, reason
+    assert [n for n, kind in enumerate(want) if kind == "."] == unbilled(found)
+    assert collected.input_tokens == 3 * want.count("A")
+    assert collected.output_tokens == 2 * want.count("A")
+    for line in answers(found):
+        if line["kind"] == "L":
+            assert line["error"]["code"] == codes.ANSWER_LOST
+            assert line["response"] is None
+        elif line["kind"] == "A":
+            assert line["error"] is None
+            assert line["response"]["status_code"] == 200
+
+
+def test_the_first_of_two_answers_wins_and_the_other_is_counted(tmp_path: Path) -> None:
+    found = staged(tmp_path)
+    collected = collect(
+        found,
+        BatchState.COMPLETED,
+        jsonl([answer(0, "first"), answer(0, "second"), *(answer(n) for n in range(1, 5))]),
+        jsonl([answer(1, "third", (100, 100))]),
+    )
+    first = answers(found)[0]["response"]["body"]["choices"][0]["message"]["content"]
+    assert first == "first 0"
+    assert collected.ignored == 2
+    assert collected.input_tokens == 15, "what is ignored is not counted"
+
+
+def test_an_error_of_the_model_keeps_its_status_and_body(tmp_path: Path) -> None:
+    found = staged(tmp_path)
+    collect(found, BatchState.COMPLETED, jsonl(refused(n) for n in range(5)))
+    line = answers(found)[2]
+    assert line["response"]["status_code"] == 400
+    assert line["response"]["body"]["error"]["code"] == "context_length_exceeded"
+    assert line["error"] == {"code": "HTTP400", "message": "refused"}
+
+
+VERDICTS = [
+    (SubmissionState.REFUSED, BatchFailure("ValidationException", "no such model"), "FFFFF"),
+    (SubmissionState.VOID, BatchFailure("invalid_json_line", "line 7"), "FFFFF"),
+    (SubmissionState.VOID, None, "FFFFF"),
+    (SubmissionState.VOID, BatchFailure("token_limit_exceeded", "full", quota=True), "....."),
+    (SubmissionState.VOID, BatchFailure("file_not_found", "race", transient=True), "....."),
+]
+
+
+@pytest.mark.parametrize(("state", "failure", "want"), VERDICTS)
+def test_a_batch_that_failed_as_a_whole_is_judged_without_asking_the_provider(
+    tmp_path: Path, state: SubmissionState, failure: BatchFailure | None, want: str
+) -> None:
+    found = staged(tmp_path)
+    found.end(0, BatchState.FAILED, {"gone": None}, submission=state, failure=failure)
+    collected = found.collect(0).collected
+    assert collected is not None
+    assert (collected.failed, collected.unbilled) == (want.count("F"), want.count("."))
+    for line in answers(found):
+        assert line["error"]["code"] == codes.BATCH_FAILED
+        if failure is not None:
+            assert failure.code in line["error"]["message"]
+            assert failure.message in line["error"]["message"]
+
+
+def test_collecting_again_after_a_crash_leaves_the_same_bytes(tmp_path: Path) -> None:
+    found = staged(tmp_path)
+    found.end(0, BatchState.EXPIRED, {"a": jsonl([answer(3), answer(0), expired(2)])})
+    first = found.collect(0)
+    bytes_before = found.staged()
+    assert found.collect(0) == first
+    assert found.staged() == bytes_before
+
+
+def test_a_passing_failure_of_the_provider_leaves_nothing_half_written(tmp_path: Path) -> None:
+    found = staged(tmp_path)
+    found.end(0, files={"a": jsonl(answer(n) for n in range(5))})
+    before = found.staged()
+
+    class Flaky(BodyData):
+        def open_results(self, files):  # type: ignore[no-untyped-def]
+            yield jsonl([answer(0)])
+            raise Retry(Reason.PROVIDER_UNAVAILABLE, "cut short")
+
+    found.data = Flaky()
+    result = found.perform(TaskKind.COLLECT, shard=0, ordinal=1)
+    assert isinstance(result, TaskFault)
+    assert (result.kind, result.reason) == (FaultKind.RETRY, Reason.PROVIDER_UNAVAILABLE)
+    assert found.staged() == before
+
+
+def test_a_raw_body_is_passed_on_byte_by_byte_unless_it_is_no_text(tmp_path: Path) -> None:
+    odd = b'{"a":1.00, "b" : 123456789012345678901234567890}'
+
+    def decode(line: bytes) -> ResultLine:
+        found = decode_openai(line)
+        raw = b'{"a":"\xff"}' if found.wire_id.endswith("1") else odd
+        return replace(found, body=msgspec.Raw(raw))
+
+    found = staged(tmp_path)
+    found.data = BodyData(decoder=decode)
+    collected = collect(found, BatchState.COMPLETED, jsonl(answer(n) for n in range(5)))
+    assert (collected.answered, collected.lost) == (4, 1)
+    assert odd in found.store.objects[f"{STAGING}answers/00000.jsonl"]
+
+
+def test_staging_that_is_gone_needs_a_person(tmp_path: Path) -> None:
+    found = staged(tmp_path)
+    found.end(0)
+    del found.store.objects[f"{STAGING}shards/00000.idx"]
+    result = found.perform(TaskKind.COLLECT, shard=0, ordinal=1)
+    assert isinstance(result, TaskFault)
+    assert (result.kind, result.reason) == (FaultKind.STALLED, Reason.STAGING_UNAVAILABLE)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(1, 30),
+    st.lists(st.tuples(st.integers(0, 33), st.sampled_from("AFUB"))),
+    st.sampled_from(list(BatchState)),
+    st.integers(1, 300),
+    st.randoms(use_true_random=False),
+)
+def test_no_file_makes_a_record_vanish_or_appear_twice(
+    tmp_path_factory: pytest.TempPathFactory,
+    rows: int,
+    lines: list[tuple[int, str]],
+    state: BatchState,
+    chunk: int,
+    chance: random.Random,
+) -> None:
+    found = staged(tmp_path_factory.getbasetemp(), rows)
+    found.data.chunk = chunk  # type: ignore[attr-defined]
+    make = {"A": answer, "F": refused, "U": expired, "B": lambda n: b"broken %d" % n}
+    found.end(0, state, {"f": jsonl(make[kind](row) for row, kind in lines)})
+    collected = found.collect(0).collected
+    assert collected is not None
+    known = {a["row"] for a in answers(found)}
+    assert known.isdisjoint(unbilled(found))
+    assert known | set(unbilled(found)) == set(range(rows))
+    answered = {row for row, kind in lines if kind == "A" and row < rows}
+    assert collected.answered == len(answered)
+    said_unbilled = {row for row, kind in lines if kind == "U"}
+    is_evidence = state.may_leave_unbilled and not any(kind == "B" for _, kind in lines)
+    for row in unbilled(found):
+        assert row in said_unbilled or is_evidence

@@ -1,0 +1,392 @@
+"""Pooling and finishing: every row of the input once, in order, whatever became of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from batchinference.model.batch import BatchState
+from batchinference.model.run import Shard, ShardState
+from batchinference.model.status import Reason
+from batchinference.model.work import Cleaned, FaultKind, TaskFault, TaskKind, Uploaded
+from batchinference.records import codes
+from fakes.stores import Crash
+from unit.tasks.desk import (
+    OUTPUT,
+    STAGING,
+    Desk,
+    answer,
+    expired,
+    jsonl,
+    limits,
+    make_run,
+    refused,
+    request,
+)
+
+
+def staged(path: Path, rows: int = 10, records: int = 4, minimum: int = 1) -> Desk:
+    found = Desk(path, make_run(limits(records, minimum=minimum)))
+    found.put_input(jsonl(request(f"t{n}") for n in range(rows)))
+    found.stage()
+    return found
+
+
+def drop(found: Desk, shard: int) -> None:
+    found.run = found.run.with_shard(replace(found.run.shards[shard], state=ShardState.DROPPED))
+
+
+def codes_of(found: Desk) -> list[str]:
+    return [(r["error"] or {}).get("code", "") for r in found.results()]
+
+
+def fault(result: object) -> TaskFault:
+    assert isinstance(result, TaskFault), result
+    return result
+
+
+def test_results_are_in_input_order_with_the_users_ids(tmp_path: Path) -> None:
+    found = staged(tmp_path)
+    for shard in reversed(range(3)):
+        found.answer_all(shard)
+    results = found.finish().results
+    lines = found.results()
+    assert [r["custom_id"] for r in lines] == [f"t{n}" for n in range(10)]
+    assert [r["row"] for r in lines] == list(range(10))
+    assert [list(r) for r in lines] == [["id", "custom_id", "response", "error", "row"]] * 10
+    assert len({r["id"] for r in lines}) == 10
+    assert (results.completed, results.failed, results.expired) == (10, 0, 0)
+    assert (results.input_tokens, results.output_tokens) == (30, 20)
+    assert results.results_uri == f"{OUTPUT}results/"
+    assert results.errors_uri == ""
+    assert results.manifest_uri == f"{OUTPUT}manifest.json"
+
+
+def test_bad_expired_dropped_and_refused_records_all_have_their_line(tmp_path: Path) -> None:
+    found = Desk(tmp_path, make_run(limits(2)))
+    ids = ["a", 'q"\\é', "日本", "", "e", "f"]
+    found.put_input(jsonl([request(ids[0]), b"broken", *(request(i) for i in ids[1:])]))
+    found.stage()
+    found.end(0, BatchState.EXPIRED, {"x": jsonl([answer(0)])})
+    found.collect(0)
+    found.end(1, files={"y": jsonl([refused(3), answer(4)])})
+    found.collect(1)
+    drop(found, 2)
+    results = found.finish().results
+    assert codes_of(found) == [
+        "", codes.INVALID_JSON, codes.BATCH_EXPIRED, "HTTP400", "",
+        codes.NOT_SUBMITTED, codes.NOT_SUBMITTED,
+    ]  # fmt: skip
+    assert [r["custom_id"] for r in found.results()] == [ids[0], None, *ids[1:]]
+    assert (results.completed, results.failed, results.expired) == (2, 4, 1)
+    assert found.results("errors") == [r for r in found.results() if r["error"]]
+    assert "line 2" in found.results()[1]["error"]["message"]
+
+
+def test_the_manifest_says_what_was_written(tmp_path: Path) -> None:
+    found = staged(tmp_path)
+    found.part_bytes = 600
+    found.end(0, BatchState.EXPIRED)
+    found.collect(0)
+    found.answer_all(1)
+    found.answer_all(2)
+    found.finish()
+    manifest = found.manifest()
+    assert manifest["counts"] == {
+        "total": 10, "completed": 6, "failed": 0, "expired": 4, "bad": 0, "lost": 0,
+        "ignoredLines": 0,
+    }  # fmt: skip
+    assert manifest["runKey"] == found.run.key
+    assert manifest["usage"] == {"inputTokens": "18", "outputTokens": "12"}
+    assert [s["batchID"] for s in manifest["submissions"]] == ["batch_0", "batch_1", "batch_2"]
+    for kind in ("results", "errors"):
+        assert len(manifest[kind]) > 1
+        for part in manifest[kind]:
+            data = found.store.objects[part["uri"]]
+            assert part["bytes"] == len(data) <= 600
+            assert part["rows"] == data.count(b"\n")
+            assert part["sha256"] == hashlib.sha256(data).hexdigest()
+        assert sum(p["rows"] for p in manifest[kind]) == (10 if kind == "results" else 4)
+
+
+def test_the_manifest_is_written_last(tmp_path: Path) -> None:
+    found = staged(tmp_path)
+    for shard in range(3):
+        found.answer_all(shard)
+    order: list[str] = []
+
+    def before(operation: str, uri: str) -> None:
+        if operation in {"commit", "put"}:
+            order.append(uri)
+
+    found.store.before = before
+    found.finish()
+    assert order[-1] == f"{OUTPUT}manifest.json"
+
+
+def test_finishing_again_after_a_crash_at_any_call_leaves_the_same_bytes(tmp_path: Path) -> None:
+    found = staged(tmp_path)
+    found.part_bytes = 500
+    found.end(0, BatchState.EXPIRED, {"x": jsonl([answer(1)])})
+    found.collect(0)
+    found.answer_all(1)
+    drop(found, 2)
+    found.finish()
+    want = found.store.under(OUTPUT)
+    total = found.store.calls.total()
+    found.finish()
+    total = found.store.calls.total() - total
+    for stop in range(total):
+        found.store.delete_prefix(OUTPUT)
+        left = stop
+
+        def before(operation: str, uri: str) -> None:
+            nonlocal left
+            left -= 1
+            if left < 0:
+                raise Crash
+
+        found.store.before = before
+        with pytest.raises(Crash):
+            found.perform(TaskKind.FINISH)
+        assert f"{OUTPUT}manifest.json" not in found.store.objects
+        found.store.before = None
+        found.finish()
+        assert found.store.under(OUTPUT) == want
+
+
+def test_an_input_of_bad_records_alone_still_has_results(tmp_path: Path) -> None:
+    found = Desk(tmp_path)
+    found.put_input(b"x\ny\n")
+    found.stage()
+    assert found.finish().results.failed == 2
+    assert codes_of(found) == [codes.INVALID_JSON] * 2
+
+
+def test_an_empty_input_has_an_empty_manifest(tmp_path: Path) -> None:
+    found = Desk(tmp_path)
+    found.put_input(b"\n")
+    found.stage()
+    found.finish()
+    assert found.manifest()["counts"]["total"] == 0
+    assert found.manifest()["results"] == []
+
+
+# ---------------------------------------------------------------- what must not happen
+
+
+def test_results_that_do_not_add_up_are_never_called_finished(tmp_path: Path) -> None:
+    def broken(found: Desk, how: str) -> None:
+        answers = f"{STAGING}answers/00001.jsonl"
+        lines = found.store.objects[answers].splitlines(keepends=True)
+        if how == "a row is missing":
+            found.store.objects[answers] = b"".join(lines[1:])
+        elif how == "a row came twice":
+            found.store.objects[answers] = b"".join([lines[0], *lines])
+        elif how == "a row of nobody":
+            more = lines[-1].replace(b"0000000007", b"0000000077")
+            found.store.objects[answers] += more
+        elif how == "the table is short":
+            rows = f"{STAGING}rows/00002.jsonl"
+            found.store.objects[rows] = found.store.objects[rows].split(b"\n", 1)[1]
+
+    for how in ("a row is missing", "a row came twice", "a row of nobody", "the table is short"):
+        found = staged(tmp_path)
+        for shard in range(3):
+            found.answer_all(shard)
+        broken(found, how)
+        result = fault(found.perform(TaskKind.FINISH))
+        assert (result.kind, result.reason) == (FaultKind.PERMANENT, "ResultsInconsistent"), how
+        assert f"{OUTPUT}manifest.json" not in found.store.objects
+
+
+@pytest.mark.parametrize("state", [ShardState.SUBMITTED, ShardState.ENDED, ShardState.UNKNOWN])
+def test_a_shard_that_may_still_answer_is_waited_for(tmp_path: Path, state: ShardState) -> None:
+    found = staged(tmp_path)
+    for shard in range(3):
+        found.answer_all(shard)
+    found.run = found.run.with_shard(replace(found.run.shards[1], state=state))
+    assert fault(found.perform(TaskKind.FINISH)).kind is FaultKind.RETRY
+
+
+@pytest.mark.parametrize("gone", ["stage.json", "rows/00001.jsonl", "answers/00001.jsonl"])
+def test_staging_that_is_gone_needs_a_person(tmp_path: Path, gone: str) -> None:
+    found = staged(tmp_path)
+    for shard in range(3):
+        found.answer_all(shard)
+    del found.store.objects[f"{STAGING}{gone}"]
+    result = fault(found.perform(TaskKind.FINISH))
+    assert (result.kind, result.reason) == (FaultKind.STALLED, Reason.STAGING_UNAVAILABLE)
+
+
+# ---------------------------------------------------------------- pooling
+
+
+def leave(found: Desk, shard: int, unbilled: Sequence[int]) -> None:
+    """The shard's batch expired without these rows."""
+    rows = [r for r in found.rows_of(shard) if r not in unbilled]
+    found.end(shard, BatchState.EXPIRED, {f"x{shard}": jsonl(answer(r) for r in rows)})
+    found.collect(shard)
+
+
+def test_unbilled_records_of_all_shards_go_again_together(tmp_path: Path) -> None:
+    found = staged(tmp_path, rows=12)
+    leave(found, 0, [0, 3])
+    leave(found, 1, [])
+    leave(found, 2, [8, 9, 10])
+    before = {s: found.store.objects[f"{STAGING}shards/{s:05d}.jsonl"] for s in range(3)}
+    pooled = found.pool(0, 2)
+    assert pooled.sources == (0, 2)
+    assert [(s.index, s.rows, s.attempt) for s in pooled.shards] == [(3, 4, 2), (4, 1, 2)]
+    assert [found.rows_of(3), found.rows_of(4)] == [[0, 3, 8, 9], [10]]
+    for line in found.store.objects[f"{STAGING}shards/00003.jsonl"].splitlines(keepends=True):
+        assert any(line in data for data in before.values()), "bytes are copied as they were"
+    for shard in (3, 4):
+        found.answer_all(shard)
+    assert found.finish().results.completed == 12
+
+
+def test_attempts_go_on_from_the_most_tried_source(tmp_path: Path) -> None:
+    found = staged(tmp_path)
+    leave(found, 0, [0, 1])
+    leave(found, 1, [4])
+    found.run = found.run.with_shard(replace(found.run.shards[1], attempt=2))
+    assert found.pool(0, 1).shards[0].attempt == 3
+
+
+def test_leftovers_below_the_minimum_make_no_shard(tmp_path: Path) -> None:
+    found = staged(tmp_path, minimum=3)
+    leave(found, 0, [0])
+    leave(found, 1, [5])
+    assert found.pool(0, 1).shards == ()
+    left = replace(found.run.shards[0].collected, unbilled_code=codes.BELOW_MINIMUM)  # type: ignore[type-var]
+    found.run = found.run.with_shard(replace(found.run.shards[0], collected=left))
+    found.answer_all(2)
+    found.finish()
+    assert codes_of(found)[0] == codes.BELOW_MINIMUM
+    assert codes_of(found)[5] == codes.BATCH_EXPIRED
+
+
+def test_pooling_stops_at_the_number_of_shards_that_a_run_may_have(tmp_path: Path) -> None:
+    found = staged(tmp_path, rows=400, records=1)
+    for shard in range(400):
+        leave(found, shard, [shard] if shard < 200 else [])
+    pooled = found.pool(*range(200))
+    assert len(pooled.shards) == 100
+    for shard in pooled.shards:
+        found.answer_all(shard.index)
+    results = found.finish().results
+    assert (results.completed, results.expired) == (300, 100)
+
+
+def test_a_shard_below_the_minimum_that_was_dropped_says_why(tmp_path: Path) -> None:
+    found = staged(tmp_path, rows=5, records=4, minimum=3)
+    assert [s.rows for s in found.run.shards] == [4, 1]
+    found.answer_all(0)
+    drop(found, 1)
+    found.finish()
+    assert codes_of(found) == ["", "", "", "", codes.BELOW_MINIMUM]
+
+
+class _Fate:
+    """What becomes of the shards of one run, drawn by Hypothesis."""
+
+    def __init__(self, draw: st.DataObject) -> None:
+        self.draw = draw
+
+    def settle(self, found: Desk, shard: Shard) -> None:
+        kinds = self.draw.draw(
+            st.lists(st.sampled_from("AFU."), min_size=shard.rows, max_size=shard.rows)
+        )
+        if self.draw.draw(st.sampled_from([False, False, False, True])):
+            drop(found, shard.index)
+            return
+        make = {"A": answer, "F": refused, "U": expired}
+        rows = found.rows_of(shard.index)
+        lines = [make[k](r) for r, k in zip(rows, kinds, strict=True) if k in make]
+        state = self.draw.draw(st.sampled_from([BatchState.COMPLETED, BatchState.EXPIRED]))
+        found.end(shard.index, state, {f"f{shard.index}": jsonl(reversed(lines))})
+        found.collect(shard.index)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.integers(0, 9), max_size=25),
+    st.integers(1, 5),
+    st.integers(1, 3),
+    st.integers(150, 2000),
+    st.data(),
+)
+def test_every_row_comes_out_once_and_in_order_whatever_happens(
+    tmp_path_factory: pytest.TempPathFactory,
+    kinds: list[int],
+    records: int,
+    minimum: int,
+    part_bytes: int,
+    draw: st.DataObject,
+) -> None:
+    lines = [b"bad" if kind == 0 else request(f"t{n}") for n, kind in enumerate(kinds)]
+    found = Desk(tmp_path_factory.getbasetemp(), make_run(limits(records, minimum=minimum)))
+    found.part_bytes = part_bytes
+    found.put_input(jsonl(lines))
+    found.stage()
+    fate = _Fate(draw)
+    for _ in range(3):
+        open_shards = [s for s in found.run.shards if s.state is ShardState.STAGED]
+        for shard in open_shards:
+            fate.settle(found, shard)
+        again = [
+            s.index
+            for s in found.run.shards
+            if s.state is ShardState.COLLECTED
+            and not s.pooled
+            and s.collected is not None
+            and s.collected.unbilled
+        ]
+        if not again or not found.pool(*again).shards:
+            break
+    for shard in found.run.shards:
+        if shard.state is ShardState.STAGED:
+            drop(found, shard.index)
+    results = found.finish().results
+    out = found.results()
+    assert [r["row"] for r in out] == list(range(len(kinds)))
+    assert [r["custom_id"] for r in out] == [
+        None if kind == 0 else f"t{n}" for n, kind in enumerate(kinds)
+    ]
+    assert results.completed + results.failed + results.expired == len(kinds)
+    answered = sum(s.collected.answered for s in found.run.shards if s.collected)
+    assert results.completed == answered, "no answer that was paid for is left out"
+    assert sum(r["error"] is None for r in out) == answered
+
+
+# ---------------------------------------------------------------- uploading, cleaning
+
+
+def test_an_upload_belongs_to_one_ordinal_and_one_content(tmp_path: Path) -> None:
+    found = staged(tmp_path)
+    result = found.perform(TaskKind.UPLOAD, shard=1, ordinal=3)
+    assert result == Uploaded("file-1-3")
+    [(uri, submission)] = found.data.uploads  # type: ignore[attr-defined]
+    assert uri == f"{STAGING}shards/00001.jsonl"
+    assert submission.content_hash == hashlib.sha256(found.store.objects[uri]).hexdigest()
+    assert (submission.tag, submission.shard, submission.ordinal) == (found.run.tag, 1, 3)
+
+
+def test_cleaning_leaves_the_results_alone_and_can_be_done_twice(tmp_path: Path) -> None:
+    found = staged(tmp_path)
+    for shard in range(3):
+        found.answer_all(shard)
+    found.finish()
+    for _ in range(2):
+        assert found.perform(TaskKind.CLEAN) == Cleaned()
+        assert found.staged() == {}
+    assert json.loads(found.store.objects[f"{OUTPUT}manifest.json"])
+    assert len(found.results()) == 10
