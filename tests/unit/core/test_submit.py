@@ -1,0 +1,381 @@
+"""Handing shards to the provider: protocol 4 and 5, one rule after another."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from batchinference.core.effects import DeleteInput, LookUp, StartTask, Submit
+from batchinference.core.follow import following
+from batchinference.core.notes import Notes
+from batchinference.core.problem import Problem
+from batchinference.errors import Permanent
+from batchinference.model.batch import Traits
+from batchinference.model.run import (
+    Cancel,
+    CancelWhy,
+    RunPhase,
+    ShardState,
+    SubmissionState,
+)
+from batchinference.model.status import Reason
+from batchinference.model.work import FaultKind, TaskKind
+from builders import job, shard_of, submission_of
+from unit.core.given import (
+    NOW,
+    TIMING,
+    after,
+    decided,
+    failing,
+    in_state,
+    looks,
+    observed,
+    of_kind,
+    run_with,
+)
+
+S, U = ShardState, SubmissionState
+UPLOADED = Notes(uploads={(0, 1): "file-new"})
+SETTLE = TIMING.settle_s
+SENDING = Notes(inflight=frozenset({"submit:0:1"}))
+CANCEL = Cancel(CancelWhy.DESIRED, NOW)
+CHANGED = Problem(Reason.PROVIDER_CHANGED, "the provider is another one", NOW)
+
+
+def sent(decision):
+    return of_kind(decision, Submit)
+
+
+def claimed_ago(shard, seconds):
+    return shard.with_last(claimed_at=after(-seconds), submit_by=after(60 - seconds))
+
+
+# ---------------------------------------------------------------- upload, claim, send
+
+
+def test_a_shard_with_a_place_is_uploaded_before_it_is_claimed() -> None:
+    decision = decided(run_with(in_state(S.QUEUED)))
+    assert of_kind(decision, StartTask) == [StartTask(TaskKind.UPLOAD, 0, 1)]
+    assert decision.run.shards[0].state is S.QUEUED
+
+
+def test_the_claim_stands_in_the_journal_that_is_written_before_it_is_sent() -> None:
+    decision = decided(run_with(in_state(S.QUEUED)), notes=UPLOADED)
+    (submit,) = sent(decision)
+    shard = decision.run.shards[0]
+    assert (shard.state, shard.last.state) == (S.CLAIMED, U.CLAIMED)
+    assert (submit.shard, submit.ordinal, submit.fresh) == (0, shard.last.ordinal, True)
+    assert submit.request == shard.last.request
+    assert shard.last.request["input_file_id"] == shard.last.input_ref == "file-new"
+    assert shard.last.request["metadata"]["ordinal"] == 1
+    assert shard.last.claimed_at == NOW
+    assert shard.last.submit_by == after(TIMING.submit_timeout_s)
+    assert not shard.last.attempted
+
+
+HELD_BACK = [
+    ({"granted": ()}, Notes(), {}, "the account gave no place"),
+    ({"provider": CHANGED}, Notes(), {}, "the provider is another one"),
+    ({"make_request": None}, Notes(), {}, "there is no client"),
+    ({"builder": job().suspended()}, Notes(), {}, "suspended"),
+    ({}, Notes(), {"not_before": after(1)}, "put back until later"),
+    ({}, Notes(inflight=frozenset({"submit:1:1"})), {}, None),
+]
+
+
+@pytest.mark.parametrize(("world", "notes", "members", "reason"), HELD_BACK)
+def test_what_holds_a_queued_shard_back(world, notes, members, reason) -> None:
+    run = run_with(in_state(S.QUEUED, **members))
+    decision = decided(run, observed(**world), replace(notes, uploads=UPLOADED.uploads))
+    assert bool(sent(decision)) == (reason is None), reason
+    assert decision.run.shards[0].state is (S.CLAIMED if reason is None else S.QUEUED)
+
+
+def test_a_put_back_shard_wakes_us_when_it_may_go() -> None:
+    run = run_with(in_state(S.QUEUED, not_before=after(17)))
+    assert decided(run, notes=UPLOADED).wake_at == after(17)
+    assert sent(decided(run, observed(now=after(17)), UPLOADED))
+
+
+def test_an_unusable_provider_is_told_and_looked_at_again() -> None:
+    decision = decided(run_with(in_state(S.QUEUED)), observed(provider=CHANGED))
+    assert decision.problem == CHANGED
+    assert decision.wake_at == after(TIMING.reference_retry_s)
+
+
+def test_ordinals_go_on_above_an_earlier_life_and_drop_certain_refusals() -> None:
+    fresh = run_with(in_state(S.QUEUED), ordinal_floor=4)
+    upload = of_kind(decided(fresh), StartTask)
+    assert upload == [StartTask(TaskKind.UPLOAD, 0, 5)]
+    refused = replace(submission_of(2, U.REFUSED), request={})
+    void = submission_of(1, U.VOID)
+    run = run_with(shard_of(0, S.QUEUED, submissions=(void, refused)))
+    decision = decided(run, notes=Notes(uploads={(0, 3): "file-3"}))
+    assert [s.ordinal for s in decision.run.shards[0].submissions] == [1, 3]
+
+
+def test_an_upload_of_another_ordinal_is_never_used() -> None:
+    refused = submission_of(1, U.REFUSED)
+    run = run_with(shard_of(0, S.QUEUED, submissions=(refused,)))
+    assert not sent(decided(run, notes=UPLOADED))
+    assert of_kind(decided(run, notes=UPLOADED), StartTask)[0].ordinal == 2
+
+
+def refuse(*_):
+    raise Permanent("ProviderRefused", "this model has no batches")
+
+
+def test_a_request_that_cannot_be_made_ends_a_run_of_which_nothing_was_sent() -> None:
+    decision = decided(run_with(in_state(S.QUEUED)), observed(make_request=refuse), UPLOADED)
+    assert decision.run.phase is RunPhase.CLEANING
+    assert decision.run.verdict.message == "this model has no batches"
+
+
+def test_a_request_that_cannot_be_made_stalls_a_run_that_is_partly_paid() -> None:
+    run = run_with(in_state(S.QUEUED), in_state(S.SUBMITTED, 1))
+    decision = decided(run, observed(make_request=refuse), UPLOADED)
+    assert decision.run == run
+    assert decision.problem.reason == "ProviderRefused"
+
+
+def test_why_a_shard_was_put_back_is_told_until_a_try_succeeds() -> None:
+    notes = failing("submit:0", FaultKind.STALLED, Reason.CREDENTIALS_REJECTED)
+    queued = decided(run_with(in_state(S.QUEUED)), notes=notes)
+    assert queued.problem.reason == Reason.CREDENTIALS_REJECTED
+    claimed = run_with(in_state(S.CLAIMED))
+    trying = decided(claimed, notes=replace(notes, inflight=SENDING.inflight))
+    assert trying.problem.reason == Reason.CREDENTIALS_REJECTED, "it does not flap"
+    quota = failing("submit:0", FaultKind.WAITING, Reason.QUOTA_WAIT)
+    assert decided(run_with(in_state(S.QUEUED)), notes=quota).problem is None
+
+
+# ---------------------------------------------------------------- claims without a call
+
+
+def test_a_claim_whose_call_is_under_way_is_left_alone() -> None:
+    run = run_with(in_state(S.CLAIMED))
+    decision = decided(run, notes=SENDING)
+    assert (decision.run, decision.effects) == (run, ())
+
+
+def test_a_claim_of_another_process_is_looked_up_and_never_sent() -> None:
+    decision = decided(run_with(in_state(S.CLAIMED)))
+    shard = decision.run.shards[0]
+    assert (shard.state, shard.last.attempted) == (S.UNKNOWN, True)
+    assert decision.effects == (LookUp(0, 1, shard.last.input_ref, fenced=False),)
+
+
+# ---------------------------------------------------------------- unknown outcomes
+
+UNKNOWN_STEPS = [
+    # notes, effect, state after, wake, reason
+    (Notes(), LookUp, S.UNKNOWN, None, "ask first"),
+    (
+        looks(first=10, newest=10),
+        None,
+        S.UNKNOWN,
+        SETTLE - 10,
+        "one absence proves nothing: wait a settle time",
+    ),
+    (looks(first=SETTLE - 1, newest=5), None, S.UNKNOWN, 1, "still within the settle time"),
+    (looks(first=SETTLE, newest=5), LookUp, S.UNKNOWN, None, "look once more"),
+    (looks(first=SETTLE + 50, newest=51), LookUp, S.UNKNOWN, None, "the newest is too early"),
+    (looks(first=SETTLE + 50, newest=50), DeleteInput, S.FENCING, None, "two, a settle time apart"),
+    (
+        looks(first=SETTLE + 50, newest=50, readable=False),
+        None,
+        S.UNKNOWN,
+        TIMING.reference_retry_s,
+        "a client that can't read the input is of another account",
+    ),
+    (
+        replace(looks(first=SETTLE + 50, newest=50), inflight=SENDING.inflight),
+        None,
+        S.UNKNOWN,
+        None,
+        "a repeat is under way: whatever a listing shows proves nothing",
+    ),
+]
+
+
+@pytest.mark.parametrize(("notes", "effect", "state", "wake", "reason"), UNKNOWN_STEPS)
+def test_an_unknown_outcome_is_settled_by_asking(notes, effect, state, wake, reason) -> None:
+    decision = decided(run_with(in_state(S.UNKNOWN)), notes=notes)
+    assert [type(e) for e in decision.effects] == ([effect] if effect else []), reason
+    assert decision.run.shards[0].state is state, reason
+    assert decision.wake_at == (after(wake) if wake is not None else None), reason
+
+
+def test_a_blind_client_stalls_the_run_and_counts_from_the_beginning() -> None:
+    run = run_with(in_state(S.UNKNOWN), in_state(S.QUEUED, 1))
+    blind = replace(looks(first=SETTLE + 50, newest=50, readable=False), uploads={(1, 1): "file-1"})
+    decision = decided(run, notes=blind)
+    assert decision.problem.reason == Reason.ACCOUNT_CHANGED
+    assert not decision.notes.looks
+    assert not sent(decision), "stalled: nothing new is submitted"
+
+
+@pytest.mark.parametrize("cancel", [None, CANCEL])
+def test_an_absence_counts_the_same_when_the_run_is_cancelled(cancel) -> None:
+    run = run_with(in_state(S.UNKNOWN), cancel=cancel)
+    decision = decided(run, notes=looks(first=SETTLE, newest=0))
+    assert decision.run.shards[0].state is S.FENCING
+
+
+def test_where_listings_prove_nothing_the_run_stalls_and_goes_on_looking() -> None:
+    traits = Traits(lists_complete=False)
+    run = run_with(in_state(S.UNKNOWN))
+    first = decided(run, observed(traits=traits))
+    assert of_kind(first, LookUp)
+    notes = looks(first=SETTLE * 9, newest=10)
+    decision = decided(run, observed(traits=traits), notes)
+    assert decision.problem.reason == Reason.OUTCOME_UNKNOWN
+    assert decision.run == run, "never fenced, never sent again"
+    assert decision.wake_at == after(TIMING.reference_retry_s - 10)
+    later = decided(run, observed(traits=traits, now=after(TIMING.reference_retry_s)), notes)
+    assert of_kind(later, LookUp)
+
+
+# ---------------------------------------------------------------- repeats inside the window
+
+WINDOW = Traits(resend_window_s=3600)
+LOOKED = looks(first=1, newest=1)
+LAST_CHANCE = 3600 - TIMING.submit_timeout_s
+
+REPEATS = [
+    (10, LOOKED, {}, {}, True, "the token makes a second batch impossible"),
+    (10, Notes(), {}, {}, False, "look up first"),
+    (LAST_CHANCE - 1, LOOKED, {}, {}, True, "the call is over before the window is"),
+    (LAST_CHANCE, LOOKED, {}, {}, False, "the call might outlast the window"),
+    (10, LOOKED, {"traits": Traits()}, {}, False, "a provider without a token: never"),
+    (10, LOOKED, {}, {"cancel": CANCEL}, False, "it may make the batch that nobody wants"),
+    (10, LOOKED, {"builder": job().suspended()}, {}, False, "suspended"),
+    (10, LOOKED, {"provider": CHANGED}, {}, False, "ProviderChanged stops submissions"),
+    (10, replace(LOOKED, inflight=SENDING.inflight), {}, {}, False, "it is under way"),
+]
+
+
+@pytest.mark.parametrize(("age", "notes", "world", "members", "again", "reason"), REPEATS)
+def test_the_claimed_request_is_repeated_only_inside_the_window(
+    age, notes, world, members, again, reason
+) -> None:
+    run = run_with(claimed_ago(in_state(S.UNKNOWN), age), **members)
+    decision = decided(run, observed(**{"traits": WINDOW, **world}), notes)
+    last = run.shards[0].last
+    repeat = Submit(0, 1, last.request, fresh=False)
+    assert sent(decision) == ([repeat] if again else []), reason
+    assert decision.run.shards[0].state is S.UNKNOWN, reason
+    if again:
+        assert decision.wake_at == after(LAST_CHANCE - age), "then absences count"
+
+
+def test_a_stalled_run_repeats_nothing() -> None:
+    late = replace(submission_of(1, U.FENCED), duplicate=True)
+    doubled = in_state(S.SUBMITTED, 0)
+    doubled = replace(doubled, submissions=(late, replace(doubled.last, ordinal=2)))
+    run = run_with(doubled, claimed_ago(in_state(S.UNKNOWN, 1), 10))
+    decision = decided(run, observed(traits=WINDOW), looks(1, 1, first=1, newest=1))
+    assert decision.problem.reason == Reason.DUPLICATE_SUBMISSION
+    assert not sent(decision)
+
+
+# ---------------------------------------------------------------- fencing
+
+
+def fencing(fenced_ago=None, **members):
+    shard = in_state(S.FENCING)
+    fenced_at = None if fenced_ago is None else after(-fenced_ago)
+    return run_with(shard.with_last(fenced_at=fenced_at), **members)
+
+
+FENCES = [
+    (None, Notes(), DeleteInput, S.FENCING, None, "the fence first"),
+    (10, Notes(), None, S.FENCING, SETTLE - 10, "a settle time after the deletion"),
+    (SETTLE, Notes(), LookUp, S.FENCING, None, "then one more look"),
+    (SETTLE, looks(first=5, newest=5), LookUp, S.FENCING, None, "that look was too early"),
+    (SETTLE + 5, looks(first=5, newest=5), StartTask, S.QUEUED, None, "given up: next ordinal"),
+]
+
+
+@pytest.mark.parametrize(("fenced", "notes", "effect", "state", "wake", "reason"), FENCES)
+def test_an_ordinal_is_given_up_only_behind_a_fence(
+    fenced, notes, effect, state, wake, reason
+) -> None:
+    decision = decided(fencing(fenced), notes=notes)
+    assert [type(e) for e in decision.effects] == ([effect] if effect else []), reason
+    assert decision.run.shards[0].state is state, reason
+    assert decision.wake_at == (after(wake) if wake is not None else None), reason
+    for effect_ in of_kind(decision, LookUp):
+        assert effect_.fenced, "the input is gone on purpose"
+
+
+def test_a_given_up_ordinal_goes_on_with_a_new_upload() -> None:
+    notes = replace(looks(first=5, newest=5), uploads={(0, 1): "file-1"})
+    decision = decided(fencing(SETTLE + 5), notes=notes)
+    last = decision.run.shards[0].last
+    assert (last.state, last.request) == (U.FENCED, {})
+    assert of_kind(decision, StartTask) == [StartTask(TaskKind.UPLOAD, 0, 2)]
+
+
+def test_a_given_up_ordinal_of_a_cancelled_run_is_dropped() -> None:
+    decision = decided(fencing(SETTLE + 5, cancel=CANCEL), notes=looks(first=5, newest=5))
+    shard = decision.run.shards[0]
+    assert (shard.state, shard.last.state) == (S.DROPPED, U.FENCED)
+
+
+@pytest.mark.parametrize("state", [s for s in S if s not in {S.STAGED, S.QUEUED}])
+def test_nothing_but_a_queued_shard_is_ever_claimed(state) -> None:
+    """Whatever the notes say, and with a place and an upload at hand."""
+    notes = replace(looks(first=SETTLE * 9, newest=0), uploads={(0, n): "f" for n in range(9)})
+    decision = decided(run_with(in_state(state)), notes=notes)
+    assert not [s for s in sent(decision) if s.fresh]
+
+
+# ---------------------------------------------------------------- stalls
+
+
+def test_a_stall_of_a_later_shard_holds_earlier_ones() -> None:
+    run = run_with(in_state(S.QUEUED), in_state(S.SUBMITTED, 1))
+    missing = following(run.shards[1].last.batch_id)
+    notes = failing(missing, FaultKind.STALLED, Reason.BATCH_NOT_FOUND, UPLOADED)
+    once = decided(run, notes=notes)
+    assert once.problem is None, "a batch that is missing once may be a hiccup"
+    assert sent(once)
+    twice = failing(missing, FaultKind.STALLED, Reason.BATCH_NOT_FOUND, notes)
+    decision = decided(run, notes=twice)
+    assert decision.problem.reason == Reason.BATCH_NOT_FOUND
+    assert not sent(decision)
+    assert decision.run.shards[0] == run.shards[0]
+
+
+@pytest.mark.parametrize(
+    ("state", "stalled"), [(S.SUBMITTED, True), (S.ENDED, True), (S.COLLECTED, False)]
+)
+def test_a_duplicate_stalls_the_run_until_its_shard_is_collected(state, stalled) -> None:
+    late = replace(submission_of(1, U.FENCED), duplicate=True, batch_id="batch-late")
+    shard = in_state(state)
+    shard = replace(shard, submissions=(late, replace(shard.last, ordinal=2)))
+    run = run_with(shard, in_state(S.QUEUED, 1))
+    decision = decided(run, notes=Notes(uploads={(1, 1): "file"}))
+    assert (decision.problem is not None) == stalled
+    assert bool(sent(decision)) == (not stalled)
+    if stalled:
+        assert decision.problem.reason == Reason.DUPLICATE_SUBMISSION
+        assert "batch-late" in decision.problem.message
+
+
+def test_nothing_is_submitted_before_the_run_is_running() -> None:
+    for phase in set(RunPhase) - {RunPhase.PARKED}:  # a parked run is taken up by its object
+        run = replace(run_with(in_state(S.QUEUED)), phase=phase)
+        assert bool(sent(decided(run, notes=UPLOADED))) == (phase is RunPhase.RUNNING)
+
+
+def test_waiting_counts_from_the_observers_clock() -> None:
+    """A look is due exactly a settle time after the first one, whenever we are asked."""
+    run = run_with(in_state(S.UNKNOWN))
+    for passed in (0, 1, SETTLE - 0.001, SETTLE):
+        notes = looks(first=0, newest=0)
+        decision = decided(run, observed(now=NOW + timedelta(seconds=passed)), notes)
+        assert bool(of_kind(decision, LookUp)) == (passed >= SETTLE)
