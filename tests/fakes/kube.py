@@ -170,7 +170,7 @@ class FakeKube:
 
     async def get(self, ref: ObjectRef) -> Mapping[str, Any] | None:
         await self._read("get")
-        found = copy.deepcopy(self._find(ref))
+        found = copy.deepcopy(self._find(ref) or self._place(ref))
         await self._world.pause()
         return found
 
@@ -244,6 +244,13 @@ class FakeKube:
 
     def _find(self, ref: ObjectRef) -> dict[str, Any] | None:
         return self.objects.get((ref.kind, ref.namespace, ref.name))
+
+    def _place(self, ref: ObjectRef) -> dict[str, Any] | None:
+        """What objects live in: their namespace and their kind."""
+        there = ref.kind == "CustomResourceDefinition" or (
+            ref.kind == "Namespace" and ref.name in self.namespaces
+        )
+        return {"kind": ref.kind, "metadata": {"name": ref.name}} if there else None
 
     def _matching(self, ref: ObjectRef) -> dict[str, Any] | None:
         body = self._find(ref)

@@ -45,6 +45,7 @@ SETTINGS = RuntimeSettings(
     provider_check_s=60.0,
     provider_retry_s=15.0,
     call_timeout_s=30.0,
+    sweep_s=60.0,
 )
 _PATIENCE_S = 3 * 3600.0
 """Virtual seconds after the calm in which everything must have come to its end."""

@@ -71,6 +71,8 @@ class Watcher:
         now = self._world.clock.now()
         for body in self._kube.jobs():
             name = body["metadata"]["name"]
+            if body["spec"].get("suspend") and not is_terminal(body):
+                continue
             run = self._journals.peek((body.get("status") or {}).get("runKey", ""))
             if run is None:
                 self._note([f"{name}: there is no journal of the run in its status"])

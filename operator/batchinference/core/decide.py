@@ -187,10 +187,14 @@ def stay_parked(draft: Draft) -> bool:
     return True
 
 
-def suspended(draft: Draft) -> bool:
-    """Nothing starts while suspended; what the provider has goes on."""
+def hold_back(draft: Draft) -> bool:
+    """Nothing starts while suspended, or without an object; what the provider has goes on.
+
+    An object that is not to be seen may be gone: then nobody wants what it would cost, and no
+    finalizer would stand for it (protocol 7.1).
+    """
     run = draft.run
-    if not draft.spec.suspend or run.cancel is not None:
+    if run.cancel is not None or not (draft.spec.suspend or draft.observed.job is None):
         return False
     draft.held = True
     if run.phase in {RunPhase.ADMITTING, RunPhase.STAGING}:
@@ -297,7 +301,7 @@ STEPS: tuple[Callable[[Draft], bool], ...] = (
     hold_object,
     clean_up,
     stay_parked,
-    suspended,
+    hold_back,
     admit,
     stage,
     judge,

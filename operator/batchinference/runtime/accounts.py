@@ -154,7 +154,7 @@ class Accounts:
                 continue
             for shard in entry.run.shards:
                 if shard.state is ShardState.QUEUED and entry.run.cancel is None:
-                    if not (entry.spec and entry.spec.suspend):
+                    if not entry.held:
                         waiting.append(_demand(entry, shard))
                 elif shard.state.is_live:
                     placed.append(_demand(entry, shard))

@@ -19,6 +19,7 @@ class Entry:
 
     Attributes:
         spec: the object's, or the journal's last-seen one.
+        held: nothing of it may start: suspended, or without an object to answer for it.
         run, version: the journal as last read or written; None before it exists.
         mailbox: outcomes that are not folded in yet.
         inflight: ids of effects under way.
@@ -30,6 +31,7 @@ class Entry:
     key: str
     run: Run | None = None
     spec: JobSpec | None = None
+    held: bool = False
     version: str = ""
     notes: Notes = field(default_factory=Notes)
     mailbox: deque[Outcome] = field(default_factory=deque)

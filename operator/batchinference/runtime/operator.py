@@ -33,6 +33,7 @@ from batchinference.runtime.settings import RuntimeSettings
 from batchinference.runtime.showing import Showing
 from batchinference.runtime.status_writer import StatusWriter
 from batchinference.runtime.store import INVALID, PROVIDER, Store
+from batchinference.runtime.sweeper import Sweeper
 
 logger = logging.getLogger(__name__)
 
@@ -129,6 +130,9 @@ class Operator:
             installation=installation,
             namespace=namespace,
         )
+        self._sweeper = Sweeper(
+            self._store, self._entries, kube, self._queue.add, clock, settings, metrics
+        )
         self._tasks: list[asyncio.Task[None]] = []
 
     # ---------------------------------------------------------------- the feed
@@ -154,6 +158,7 @@ class Operator:
                 if not run.is_over:
                     self._accounts.changed(run.provider.account)
         self._tasks.append(asyncio.create_task(self._queue.run_delays(), name="queue delays"))
+        self._tasks.append(asyncio.create_task(self._sweeper.run(), name="sweeper"))
         for number in range(self._settings.reconcilers):
             self._tasks.append(asyncio.create_task(self._work(), name=f"reconciler {number}"))
 

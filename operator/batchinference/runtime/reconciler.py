@@ -177,6 +177,8 @@ class Reconciler:
         if found is None:
             return False
         entry.run, entry.version = found
+        # What stands there may ask for a place, or free one, without any decision of ours.
+        self._accounts.changed(entry.run.provider.account)
         return True
 
     async def _reason_not_to_begin(self, job: BatchInferenceJob) -> Problem | None:
@@ -257,7 +259,8 @@ class Reconciler:
         entry.notes = decision.notes
         for effect in decision.effects:
             self._effects.start(entry, effect, decided_at)
-        if decision.run != before:
+        if decision.run != before or decision.held != entry.held:
+            entry.held = decision.held
             self._accounts.changed(decision.run.provider.account)
         entry.problem = _same_since(decision.problem, entry.problem)
         if decision.wake_at is not None:
@@ -277,8 +280,6 @@ class Reconciler:
             if not await self._find(entry) or entry.newer_schema:
                 entry.mailbox.clear()
                 raise
-            # What stands there may ask for a place although this decision changes nothing.
-            self._accounts.changed(run.provider.account)
             return False
         except Fault:
             entry.mailbox.extendleft(reversed(outcomes))

@@ -18,6 +18,7 @@ class RuntimeSettings(Timing):
         provider_retry_s: how often one that does not work is.
         progress_s: the least time between two status writes that only change numbers.
         call_timeout_s: the most that any call but a create may take.
+        sweep_s: how often objects are looked for that went without the watch showing it.
         reconcilers: keys worked on at once.
         status_writes: status writes under way at once.
     """
@@ -28,5 +29,6 @@ class RuntimeSettings(Timing):
     provider_retry_s: float = 30.0
     progress_s: float = 30.0
     call_timeout_s: float = 60.0
+    sweep_s: float = 600.0
     reconcilers: int = 16
     status_writes: int = 16

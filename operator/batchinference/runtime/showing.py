@@ -33,7 +33,7 @@ from batchinference.runtime.store import INVALID, JOB_KIND, InvalidJob, Store
 
 logger = logging.getLogger(__name__)
 
-_NUMBERS = frozenset({"progress", "requestCounts", "usage", "cost"})
+_NUMBERS = frozenset({"progress", "requestCounts", "submissions", "usage", "cost"})
 _SUPERSEDED_S = 0.5
 
 

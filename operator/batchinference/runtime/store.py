@@ -59,6 +59,8 @@ class Store:
         self._uids: dict[str, set[str]] = {}
         self._changed_spec: set[str] = set()
         self._deleted: set[str] = set()
+        self._listing = 0
+        self._listed: dict[str, int] = {}
         self._invalid: dict[str, InvalidJob] = {}
         self.providers: dict[str, SeenProvider] = {}
 
@@ -86,6 +88,9 @@ class Store:
         self._invalid.pop(uid, None)
         if job.spec.is_managed_elsewhere:
             return self._forget(uid) if uid in self._jobs else set()
+        if event is None and uid in self._jobs and self._listed.get(uid) == self._listing:
+            self._listing += 1  # shown already: the watch has begun to list anew
+        self._listed[uid] = self._listing
         computed = key_of(job)
         key = self._keys.setdefault(uid, str(job.status.get("runKey") or computed))
         if key != computed:
@@ -100,6 +105,7 @@ class Store:
     def _forget(self, uid: str) -> set[str]:
         self._invalid.pop(uid, None)
         self._jobs.pop(uid, None)
+        self._listed.pop(uid, None)
         key = self._keys.pop(uid, None)
         if key is None:
             return set()
@@ -142,6 +148,20 @@ class Store:
     def was_deleted(self, uid: str) -> bool:
         """Whether the watch showed that object going."""
         return uid in self._deleted
+
+    def was_leaving(self, uid: str) -> bool:
+        """Whether the object was last seen being deleted."""
+        job = self._jobs.get(uid)
+        return job is not None and job.metadata.is_being_deleted
+
+    def unlisted(self) -> list[BatchInferenceJob]:
+        """Objects that the newest listing has not shown (yet): they may be gone."""
+        return [job for uid, job in self._jobs.items() if self._listed[uid] < self._listing]
+
+    def is_gone(self, uid: str) -> set[str]:
+        """The object is not there any more; returns the queue keys that it concerns."""
+        self._deleted.add(uid)
+        return self._forget(uid)
 
     def has_changed_spec(self, uid: str) -> bool:
         """Whether the billable spec is no longer the one its run was made of."""
