@@ -20,6 +20,7 @@ import sys
 from asyncio.subprocess import PIPE, Process
 from collections import deque
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -115,6 +116,7 @@ class WorkerPool:
         self._served: dict[str, int] = {}
         self._turns = itertools.count(1)
         self._open = False
+        self._closing = asyncio.Event()
 
     @property
     def queued(self) -> int:
@@ -156,13 +158,13 @@ class WorkerPool:
                 worker.job.stopped = True
             if worker.process is not None and worker.process.stdin is not None:
                 worker.process.stdin.close()  # the end of its input ends it
+        self._closing.set()
+        # Lives are not cancelled: a process that is just being made would be left without one.
         lives = [worker.life for worker in self._workers if worker.life is not None]
         if lives:
             await asyncio.wait(lives, timeout=_END_S)
         for worker in self._workers:
             _kill(worker)
-            if worker.life is not None:
-                worker.life.cancel()
         await asyncio.gather(*lives, return_exceptions=True)
 
     # ------------------------------------------------------------ ports.TaskRunner
@@ -235,8 +237,7 @@ class WorkerPool:
 
     async def _live(self, worker: _Worker) -> None:
         wait_s = 0.0
-        while self._open:
-            await asyncio.sleep(wait_s)
+        while await self._still_open(wait_s):
             worker.answered = False
             try:
                 worker.process = await asyncio.create_subprocess_exec(
@@ -248,6 +249,8 @@ class WorkerPool:
                     env=self._environment,
                     start_new_session=True,  # Ctrl-C is for us
                 )
+                if not self._open:
+                    _kill(worker)
                 await self._listen(worker, worker.process)
                 status = await worker.process.wait()
             except OSError:
@@ -262,6 +265,14 @@ class WorkerPool:
             # One that dies before it ever answered will die again.
             first = _RESPAWN_FIRST_S
             wait_s = 0.0 if worker.answered else min(max(first, wait_s * 2), _RESPAWN_MOST_S)
+
+    async def _still_open(self, wait_s: float) -> bool:
+        """Whether the pool is open, after a wait that ends early when it is closed."""
+        if self._open and wait_s:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(wait_s):
+                    await self._closing.wait()
+        return self._open
 
     async def _listen(self, worker: _Worker, process: Process) -> None:
         """Take in what a process says until it ends or talks nonsense."""
