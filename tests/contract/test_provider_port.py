@@ -225,8 +225,7 @@ class FakeBench:
     async def locked_out(self) -> BatchProvider:
         server = ProviderServer("account")
         server.locked_out = True
-        stranger = FakeProvider(server, self._world, flavour=self._flavour)
-        return stranger
+        return FakeProvider(server, self._world, flavour=self._flavour)
 
     async def close(self) -> None:
         await self.provider.close()
