@@ -1,0 +1,65 @@
+"""Health and metrics over real HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import aiohttp
+import pytest
+
+from batchinference.app.http import LAG_LIMIT_S, HTTPServer, LoopLag
+from batchinference.telemetry.metrics import PrometheusMetrics
+
+
+class Site:
+    def __init__(self) -> None:
+        self.wrong = ""
+        self.metrics = PrometheusMetrics("1.2.3")
+        checks = {"feed": lambda: self.wrong, "runtime": lambda: ""}
+        self.server = HTTPServer("127.0.0.1", 0, checks, self.metrics.exposition)
+        self.port = 0
+
+    async def get(self, path: str) -> tuple[int, str, str]:
+        url = f"http://127.0.0.1:{self.port}{path}"
+        async with aiohttp.ClientSession() as session, session.get(url) as answer:
+            return answer.status, answer.headers["Content-Type"], await answer.text()
+
+
+@pytest.fixture
+async def site() -> AsyncIterator[Site]:
+    made = Site()
+    made.port = await made.server.start()
+    yield made
+    await made.server.stop()
+
+
+async def test_health_is_what_the_checks_say(site: Site) -> None:
+    status, _, text = await site.get("/healthz")
+    assert (status, text) == (200, '{"status": "ok"}')
+    site.wrong = "the watches ended"
+    status, _, text = await site.get("/healthz")
+    assert (status, text) == (503, '{"status": "failing", "feed": "the watches ended"}')
+
+
+async def test_metrics_are_in_the_exposition_format(site: Site) -> None:
+    site.metrics.count("submissions_total", outcome="Accepted")
+    status, kind, text = await site.get("/metrics")
+    assert status == 200
+    assert kind.startswith("text/plain; version=0.0.4")
+    assert 'batchinference_submissions_total{outcome="Accepted",provider=""} 1.0' in text
+    assert 'batchinference_build_info{version="1.2.3"} 1.0' in text
+
+
+async def test_a_taken_port_is_an_error(site: Site) -> None:
+    again = HTTPServer("127.0.0.1", site.port, {}, lambda: b"")
+    with pytest.raises(OSError, match="address"):
+        await again.start()
+    await again.stop()
+
+
+async def test_a_loop_that_is_late_is_not_healthy() -> None:
+    told: list[float] = []
+    lag = LoopLag(told.append)
+    assert lag.check() == ""
+    lag._lag_s = LAG_LIMIT_S + 1
+    assert "late" in lag.check()
