@@ -21,7 +21,7 @@ from batchinference.model.run import (
     ShardState,
     SubmissionState,
 )
-from fakes.server import ProviderServer
+from fakes.server import ProviderServer, row_of
 
 Body = Mapping[str, Any]
 
@@ -326,8 +326,10 @@ def result_problems(
     for line in results:
         row = line.get("row")
         answered = line.get("error") is None
-        paid = bills.get((run.tag, f"r{row}"), [])
-        good = [b for b in paid if f"r{row}" not in b.error_rows and not b.files_gone]
+        paid = bills.get((run.tag, int(row or 0)), [])
+        good = [
+            b for b in paid if row not in {row_of(r) for r in b.error_rows} and not b.files_gone
+        ]
         if answered:
             content = _answer_text(line)
             expected = [f"answer of {b.id} to {records[int(row or 0)]}" for b in good]

@@ -315,7 +315,7 @@ class FakeBatchData:
 
     def encode(self, row: int, request: Mapping[str, Any], model: str) -> bytes:
         body = {**request["body"], "model": model}
-        line = {"custom_id": f"r{row}", "method": "POST", "url": request.get("url"), "body": body}
+        line = {"custom_id": request["custom_id"], "url": request.get("url"), "body": body}
         return json.dumps(line, separators=(",", ":")).encode()
 
     def upload(self, staging: ObjectStore, uri: str, run: Run, submission: SubmissionID) -> str:
@@ -360,12 +360,8 @@ class FakeBatchData:
         )
 
     def delete_files(self, run: Run) -> None:
-        for shard in run.shards:
-            for submission in shard.submissions:
-                self._server.delete_file(submission.input_ref, self._now)
-        for ref in list(self._server.files):
-            if ref.endswith(f"-{run.key[:6]}") or ref.startswith(run.staging.uri):
-                self._server.delete_file(ref, self._now)
+        for ref in self._server.files_of(run):
+            self._server.delete_file(ref, self._now)
 
 
 class FakeFactory:

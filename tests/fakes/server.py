@@ -16,6 +16,7 @@ from enum import StrEnum
 from typing import Any
 
 from batchinference.model.batch import BatchFailure, BatchState, SubmissionID
+from batchinference.model.run import Run
 
 
 class Fate(StrEnum):
@@ -202,6 +203,16 @@ class ProviderServer:
         if self.has_file(ref):
             self.files[ref].deleted_at = now
 
+    def files_of(self, run: Run) -> list[str]:
+        """The inputs of a run that are still there, those of no claim included."""
+        named = {u.input_ref for s in run.shards for u in s.submissions}
+        return [
+            ref
+            for ref in self.files
+            if self.has_file(ref)
+            and (ref in named or ref.endswith(f"-{run.key[:6]}") or f"/{run.key}/" in ref)
+        ]
+
     # ---- batches
 
     def commit(
@@ -326,14 +337,14 @@ class ProviderServer:
                 found.setdefault((named.tag, named.shard, named.ordinal), []).append(batch)
         return found
 
-    def bills(self, now: datetime) -> dict[tuple[str, str], list[StoredBatch]]:
-        """The batches that billed a record, by (tag, record id)."""
-        found: dict[tuple[str, str], list[StoredBatch]] = {}
+    def bills(self, now: datetime) -> dict[tuple[str, int], list[StoredBatch]]:
+        """The batches that billed a record, by (tag, row)."""
+        found: dict[tuple[str, int], list[StoredBatch]] = {}
         for batch in self.batches.values():
             if batch.submission is None:
                 continue
             for row in batch.processed_by(now):
-                found.setdefault((batch.submission.tag, row), []).append(batch)
+                found.setdefault((batch.submission.tag, row_of(row)), []).append(batch)
         return found
 
     # ---- results
@@ -348,6 +359,11 @@ class ProviderServer:
             for row in batch.rows:
                 if row not in done:
                     yield json.dumps({"custom_id": row, "unbilled": True}).encode() + b"\n"
+
+
+def row_of(wire_id: str) -> int:
+    """The row that a wire id names."""
+    return int(wire_id.removeprefix("r"))
 
 
 def record_content(record: Mapping[str, Any]) -> str:

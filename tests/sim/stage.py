@@ -8,9 +8,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from batchinference.errors import Fault
@@ -24,13 +26,13 @@ from fakes.journals import FakeJournals
 from fakes.kube import JOB, FakeKube
 from fakes.provider import FakeFactory, Faults, Flavour, endpoint
 from fakes.recorder import FakeRecorder
-from fakes.runner import FakeRunner, WorkerDied
+from fakes.runner import FakeRunner
 from fakes.server import ProviderServer
 from fakes.world import Process, World, track_tasks
 from invariants import is_terminal, result_problems
-from sim.model_tasks import ModelTasks, Storage
 from sim.scenario import SETTLE_S, Action, JobPlan, ProviderPlan, Scenario
 from sim.watcher import Watcher
+from sim.workers import Workers
 
 SETTINGS = RuntimeSettings(
     submit_timeout_s=20.0,
@@ -119,7 +121,8 @@ class _Complaints(logging.Handler):
 
 
 async def _begin(scenario: Scenario, report: Report) -> None:
-    await Stage(scenario, report).play()
+    with tempfile.TemporaryDirectory() as spool:
+        await Stage(scenario, report, Path(spool)).play()
 
 
 class NoMetrics:
@@ -142,7 +145,7 @@ class Life:
 class Stage:
     """The fakes of one play and what happens on them."""
 
-    def __init__(self, scenario: Scenario, report: Report) -> None:
+    def __init__(self, scenario: Scenario, report: Report, spool: Path) -> None:
         self.scenario = scenario
         self.report = report
         self.clock = VirtualClock()
@@ -158,11 +161,12 @@ class Stage:
         self.journals = FakeJournals(self.world, failure_rate=scenario.api_failure_rate)
         self.recorder = FakeRecorder(self.world)
         self.faults = scenario.faults
-        self.storage = Storage()
         self.servers: dict[str, ProviderServer] = {}
         for plan in scenario.providers:
             self._add_provider(plan)
+        self.workers = Workers(self.world, self._server_of, spool, scenario.worker_death_rate)
         self.factory = FakeFactory(self.servers, self.world, faults=self.faults)
+        self.factory.claim_holds = self.workers.holds_claim
         self.watcher = Watcher(self.world, self.kube, self.journals, self.servers)
         self._give_secrets()
         self._lives: list[Life] = []
@@ -170,7 +174,7 @@ class Stage:
         self._pauses = list(scenario.pauses)
         self._left = self._gaps.pop(0) if self._gaps else -1
         self._serial = 0
-        self._death_rate = scenario.worker_death_rate
+        self._records: dict[str, list[str]] = {}
         self._bodies: dict[str, dict[str, Any]] = {}
 
     # ---- setting
@@ -212,16 +216,11 @@ class Stage:
         self.report.crashes += 1
         return True
 
-    def _worker_may_die(self) -> None:
-        if self.world.chance(self._death_rate / 3):
-            raise WorkerDied
-
     async def _start(self) -> None:
         self._serial += 1
         process = Process(f"op{self._serial}", asyncio.get_running_loop())
-        tasks = ModelTasks(self.storage, self._server_of, self.clock.now, self._worker_may_die)
         runner = FakeRunner(
-            tasks.perform, self.world, orphan_share=self.scenario.orphan_worker_share
+            self.workers.perform, self.world, orphan_share=self.scenario.orphan_worker_share
         )
         made: list[Operator] = []
         process.run(lambda: made.append(self._operator(runner)))
@@ -317,8 +316,9 @@ class Stage:
         records = [f"{plan.name} asks {n}" for n in range(plan.records)]
         for n in range(min(plan.bad, plan.records)):
             records[n * 3 % plan.records] = "bad"
-        self.storage.inputs[plan.name] = records
         body = job(plan.name).provider(plan.provider).with_spec(**plan.spec).build()
+        self._records[plan.name] = records
+        self.workers.put_input(body["spec"]["input"]["s3"]["uri"], plan.name, records)
         self._bodies[plan.name] = body
         self.kube.create(body)
 
@@ -332,7 +332,7 @@ class Stage:
         self.world.trace("CALM")
         for name in ("lost", "dropped", "straggling", "hanging", "throttled", "quota", "flaky"):
             setattr(self.factory.faults, name, 0.0)
-        self.kube.failure_rate = self.journals.failure_rate = self._death_rate = 0.0
+        self.kube.failure_rate = self.journals.failure_rate = self.workers.death_rate = 0.0
         for server in self.servers.values():
             server.outage = server.locked_out = False
         self._give_secrets()
@@ -398,16 +398,25 @@ class Stage:
         self.report.problems += [*self.watcher.problems, *self.report.complaints]
         for run in self.journals.runs():
             self.report.ends.append(run.verdict.ending.value if run.verdict else run.phase.value)
-            if run.results is None or run.phase is RunPhase.PARKED:
-                continue
-            self.report.problems += result_problems(
-                run,
-                self.storage.inputs[run.owner.name],
-                self.storage.results[run.output.uri],
-                self._server_of(run),
-                self.clock.now(),
-            )
+            self.report.problems += self._result_problems(run)
         self.report.submissions = sum(len(s.batches) for s in self.servers.values())
+
+    def _result_problems(self, run: Run) -> list[str]:
+        name = run.owner.name
+        results = self.workers.results(run.output.uri)
+        if run.phase is RunPhase.ENDED and not run.was_submitted:
+            claimed = f"{run.output.uri}_run.json" in self.workers.store.objects
+            return [f"{name}: ended unsubmitted and keeps its claim"] if claimed else []
+        if run.phase not in {RunPhase.ENDED, RunPhase.PARKED}:
+            return []
+        if results is None:
+            return [f"{name}: is over and there is no manifest"]
+        server = self._server_of(run)
+        found = result_problems(run, self._records[name], results, server, self.clock.now())
+        if run.phase is RunPhase.ENDED:
+            found += [f"{name}: left in staging: {uri}" for uri in self.workers.leftovers(run)]
+            found += [f"{name}: left at the provider: {f}" for f in server.files_of(run)]
+        return found
 
     async def _bring_down(self) -> None:
         for life in self._lives:
