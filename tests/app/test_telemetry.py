@@ -50,6 +50,14 @@ class TestMetrics:
         assert not set(metric.labels) & {"job", "namespace", "run", "batch"}  # unbounded
         assert metric.help.endswith(".")
 
+    def test_a_gauge_that_nobody_told_is_absent(self) -> None:
+        metrics = PrometheusMetrics()
+        assert b"batchinference_unknown_outcomes" not in metrics.exposition()
+        metrics.gauge("unknown_outcomes", 0)
+        assert b"batchinference_unknown_outcomes 0.0" in metrics.exposition()
+        assert b"batchinference_reconcile_errors_total 0.0" in metrics.exposition()
+        assert b"_created" not in metrics.exposition()
+
     def test_two_registries_do_not_meet(self) -> None:
         PrometheusMetrics().count("submissions_total", outcome="x")
         assert b'outcome="x"' not in PrometheusMetrics().exposition()

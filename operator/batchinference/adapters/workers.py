@@ -99,8 +99,8 @@ class WorkerPool:
         """Prepare a pool; nothing is started.
 
         Args:
-            spool: a folder on local disk for the tasks' files. What earlier processes left in it
-                is removed.
+            spool: a folder on local disk for the tasks' files, of this pool alone. What a killed
+                operator left in it is removed.
             workers: processes, at least one.
             command: what a process runs.
             environment: of the processes; `inherited_environment` when not given.
@@ -140,6 +140,8 @@ class WorkerPool:
             OSError: the spool folder can't be made.
         """
         self._spool.mkdir(parents=True, exist_ok=True)
+        for left in self._spool.glob("worker-*"):
+            shutil.rmtree(left, ignore_errors=True)
         self._open = True
         for worker in self._workers:
             worker.life = asyncio.get_running_loop().create_task(
@@ -166,6 +168,8 @@ class WorkerPool:
         for worker in self._workers:
             _kill(worker)
         await asyncio.gather(*lives, return_exceptions=True)
+        with suppress(OSError):
+            self._spool.rmdir()
 
     # ------------------------------------------------------------ ports.TaskRunner
 

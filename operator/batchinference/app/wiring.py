@@ -12,8 +12,6 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from typing import Any
 
-import kopf
-
 from batchinference.adapters.kube.answers import Refusal
 from batchinference.adapters.kube.client import KubeClient
 from batchinference.adapters.kube.events import KubeEvents
@@ -64,7 +62,7 @@ class Assembly:
         self._stack = AsyncExitStack()
         self._watched = self._watching = False
         self._operator: Operator | None = None
-        self._registry: kopf.OperatorRegistry | None = None
+        self._client: KubeClient | None = None
         self.port = 0
 
     async def start(self) -> None:
@@ -82,8 +80,7 @@ class Assembly:
             timeout_s=settings.kube.timeout_seconds,
         )
         self._stack.push_async_callback(client.close)
-        kinds = handlers.kinds_of(settings.watch_namespaces)
-        await wait_for_kinds(client, kinds)
+        await wait_for_kinds(client, handlers.kinds_of(settings.watch_namespaces))
         kube = KubeObjects(client)
         installation = settings.installation_id or await self._installation(kube)
         log.info(
@@ -121,15 +118,7 @@ class Assembly:
         self._stack.push_async_callback(operator.stop)
         await operator.start()
         self._operator = operator
-        self._registry = handlers.build_registry(
-            self._counted(operator.observe),
-            server=client.host,
-            session=lambda: client.session(
-                handlers.watch_connections(kinds, settings.watch_namespaces)
-            ),
-            kinds=kinds,
-            cleanup=self.stop,
-        )
+        self._client = client
 
     async def watch(self, stop: asyncio.Event) -> None:
         """Feed events until `stop` is set or a signal comes.
@@ -137,10 +126,25 @@ class Assembly:
         Raises:
             Exception: the watches failed; end the process, so that it is started again.
         """
-        assert self._registry is not None
+        assert self._client is not None
+        assert self._operator is not None
+        client, namespaces = self._client, self._settings.watch_namespaces
+        kinds = handlers.kinds_of(namespaces)
+
+        async def cleanup() -> None:
+            stop.set()  # after a signal kopf would wait some seconds for who waits for it
+            await self.stop()
+
+        registry = handlers.build_registry(
+            self._counted(self._operator.observe),
+            server=client.host,
+            session=lambda: client.session(handlers.watch_connections(kinds, namespaces)),
+            kinds=kinds,
+            cleanup=cleanup,
+        )
         self._watched = self._watching = True
         try:
-            await handlers.watch(self._registry, self._settings.watch_namespaces, stop)
+            await handlers.watch(registry, namespaces, stop)
         finally:
             self._watching = False
 

@@ -14,6 +14,7 @@ from prometheus_client import (
     Gauge,
     Histogram,
     Info,
+    disable_created_metrics,
     generate_latest,
 )
 from prometheus_client.gc_collector import GCCollector
@@ -55,7 +56,9 @@ DECLARED = (
         ("layer",),
     ),
     Declared("gauge", "unknown_outcomes", "Submissions that may or may not have been accepted."),
-    Declared("counter", "unanswered_submissions_total", "Create calls without an answer.", ("provider",)),
+    Declared(
+        "counter", "unanswered_submissions_total", "Create calls without an answer.", ("provider",)
+    ),
     Declared("gauge", "live_batches", "Batches that the provider holds.", ("account",)),
     Declared("gauge", "queued_shards", "Shards that ask for a place.", ("account",)),
     Declared("counter", "tokens_total", "Tokens as answers tell them.", ("provider", "direction")),
@@ -102,6 +105,8 @@ class PrometheusMetrics:
     """
 
     def __init__(self, version: str = "") -> None:
+        # A second series for each one, which nobody asks for.
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         GCCollector(registry=self.registry)
@@ -109,6 +114,7 @@ class PrometheusMetrics:
             {"version": version}
         )
         self._declared = {metric.name: metric for metric in DECLARED}
+        self._told: set[str] = set()
         self._counters: dict[str, Counter] = {}
         self._gauges: dict[str, Gauge] = {}
         self._histograms: dict[str, Histogram] = {}
@@ -118,7 +124,8 @@ class PrometheusMetrics:
                 made = Counter(name, metric.help, labels, registry=self.registry)
                 self._counters[metric.name] = made
             elif metric.kind == "gauge":
-                self._gauges[metric.name] = Gauge(name, metric.help, labels, registry=self.registry)
+                # Registered when first set: 0 would claim to know.
+                self._gauges[metric.name] = Gauge(name, metric.help, labels, registry=None)
             else:
                 self._histograms[metric.name] = Histogram(
                     name, metric.help, labels, registry=self.registry, buckets=_SECONDS
@@ -139,6 +146,9 @@ class PrometheusMetrics:
     def gauge(self, name: str, value: float, **labels: str) -> None:
         """See `ports.Metrics.gauge`. Raises as `count`."""
         gauge = self._gauges[name]
+        if name not in self._told:
+            self._told.add(name)
+            self.registry.register(gauge)
         (gauge.labels(**self._all(name, labels)) if self._has_labels(name) else gauge).set(value)
 
     def observe(self, name: str, value: float, **labels: str) -> None:

@@ -339,6 +339,13 @@ async def test_closing_ends_the_processes_in_the_middle_of_their_tasks(
     assert listener.heard == []
 
 
+async def test_what_a_killed_operator_left_is_removed(spool: Path) -> None:
+    (spool / "worker-7" / "run").mkdir(parents=True)
+    (spool / "of-somebody-else").mkdir()
+    async with opened(spool):
+        assert [path.name for path in spool.iterdir()] == ["of-somebody-else"]
+
+
 async def test_a_child_ends_when_its_input_does(tmp_path: Path) -> None:
     child = await asyncio.create_subprocess_exec(
         *COMMAND,
