@@ -402,3 +402,13 @@ def test_settings_that_cannot_be_used_say_which_field(
 )
 def test_where_sts_is(endpoint: str, sts: str | None, reason: str) -> None:
     assert cloud.sts_endpoint(endpoint) == sts, reason
+
+
+def test_sessions_share_the_descriptions_of_aws() -> None:
+    # Each copy is some ten megabytes, and there may be a client per provider object.
+    keys = cloud.Credentials("id", "secret")
+    loaders = {
+        id(cloud.session(given, "us-east-1")._session.get_component("data_loader"))
+        for given in (keys, keys, None)
+    }
+    assert len(loaders) == 1

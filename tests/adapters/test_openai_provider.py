@@ -155,7 +155,9 @@ async def test_an_answer_without_an_echo_is_completed_from_the_request() -> None
     bare = {"id": "batch_1", "status": "queued"}
     with Stub(lambda _asked: Answer(bare)) as stub:
         async with client(stub) as provider:
+            assert provider.traits.echoes_submission
             outcome = await provider.submit(await request())
+            assert not provider.traits.echoes_submission
     assert isinstance(outcome, Accepted)
     assert outcome.batch.submission == SUBMISSION
     assert outcome.batch.input_ref == "file-in"

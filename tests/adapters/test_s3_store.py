@@ -334,6 +334,7 @@ def stub_store(stub: Stub) -> S3Store:
         (403, "SignatureDoesNotMatch", Stalled, "CredentialsRejected"),
         (400, "ExpiredToken", Stalled, "CredentialsRejected"),
         (403, "RequestTimeTooSkewed", Stalled, "CredentialsRejected"),
+        (400, "KMS.DisabledException", Stalled, "AccessDenied"),
         (404, "NoSuchBucket", Stalled, "BucketNotFound"),
         (301, "PermanentRedirect", Stalled, "EndpointUnreachable"),
         (429, "TooManyRequestsException", Retry, "StorageUnavailable"),

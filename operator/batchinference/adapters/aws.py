@@ -12,10 +12,12 @@ import re
 import socket
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 from urllib.parse import urlsplit
 
 import boto3
+import botocore.loaders
 import botocore.session
 from botocore import exceptions as aws
 from botocore.config import Config
@@ -133,7 +135,9 @@ def session(keys: Credentials | None, region: str) -> boto3.Session:
     that serves many namespaces must not lend one of them the settings of another.
     """
     if keys is None:
-        return boto3.Session(region_name=region)
+        own = botocore.session.Session()
+        own.register_component("data_loader", descriptions())
+        return boto3.Session(botocore_session=own, region_name=region)
     isolated = _isolated()
     isolated.set_credentials(keys.key_id, keys.secret_key, keys.session_token or None)
     return boto3.Session(botocore_session=isolated, region_name=region)
@@ -141,13 +145,21 @@ def session(keys: Credentials | None, region: str) -> boto3.Session:
 
 def _isolated() -> botocore.session.Session:
     """A session that reads no AWS files and no profile of the environment."""
-    return botocore.session.Session(
+    isolated = botocore.session.Session(
         session_vars={
             "profile": (None, None, None, None),
             "config_file": (None, None, os.devnull, None),
             "credentials_file": (None, None, os.devnull, None),
         }
     )
+    isolated.register_component("data_loader", descriptions())
+    return isolated
+
+
+@cache
+def descriptions() -> Any:
+    """AWS's descriptions of its services, which are large: one copy for all sessions."""
+    return botocore.loaders.create_loader()
 
 
 def assume_role(
@@ -252,8 +264,12 @@ def is_credentials(error: BaseException) -> bool:
 
 def is_denied(error: BaseException) -> bool:
     """Whether it says that the caller is known and may not."""
-    return code_of(error) in _DENIED_CODES or (
-        status_of(error) in {401, 403} and not is_credentials(error)
+    code = code_of(error)
+    # A disabled or deleted key of a bucket: a person must act there too.
+    return (
+        code in _DENIED_CODES
+        or code.startswith("KMS.")
+        or (status_of(error) in {401, 403} and not is_credentials(error))
     )
 
 

@@ -11,9 +11,9 @@ from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Any
 
-import botocore.session
-from botocore.model import ListShape, Shape, StringShape, StructureShape
+from botocore.model import ListShape, ServiceModel, Shape, StringShape, StructureShape
 
+from batchinference.adapters import aws as cloud
 from batchinference.adapters.bedrock.names import input_uri, job_name, output_uri, request_token
 from batchinference.errors import InvalidObject, Permanent
 from batchinference.model.batch import SubmissionID
@@ -127,7 +127,7 @@ def _invocation_type(run: Run) -> str:
 
 @cache
 def _input_shape() -> StructureShape:
-    model = botocore.session.Session().get_service_model("bedrock")
+    model = ServiceModel(cloud.descriptions().load_service_model("bedrock", "service-2"), "bedrock")
     shape = model.operation_model("CreateModelInvocationJob").input_shape
     assert isinstance(shape, StructureShape)
     return shape

@@ -85,7 +85,7 @@ def download(client: OpenAI, file_id: str, sleep: Callable[[float], None]) -> It
         except APIStatusError as error:
             if error.status_code in {404, 410}:
                 absent += 1
-                if absent == _ABSENT_ATTEMPTS or position:
+                if absent == _ABSENT_ATTEMPTS:
                     raise Permanent(
                         ANSWER_LOST, f"The provider no longer has the result file {file_id}."
                     ) from error

@@ -63,8 +63,9 @@ class OpenAIBatchProvider:
 
     Attributes:
         traits: `lists_complete` turns False once the server proves to page in a way that can't be
-            followed; the pass that finds out raises Retry, later ones end where it ends. Read it
-            when it is needed, not once.
+            followed; the pass that finds out raises Retry, later ones end where it ends.
+            `echoes_submission` turns False once a created batch came back without its metadata.
+            Read them when they are needed, not once.
     """
 
     def __init__(
@@ -151,6 +152,7 @@ class OpenAIBatchProvider:
             )
         if batch.submission is None or not batch.input_ref:
             # Not every server echoes what it was sent; the request itself says it.
+            self.traits = replace(self.traits, echoes_submission=batch.submission is not None)
             batch = replace(
                 batch,
                 submission=view(request).submission,
