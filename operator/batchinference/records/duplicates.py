@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import mmap
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-EXACT_BYTES = 8 << 20
+EXACT_BYTES = 24 << 20
 """Bytes of ids, with 100 for each one's bookkeeping, that are kept as they are."""
 
 _SLOT = 2  # 64-bit words of one entry
@@ -49,6 +50,20 @@ class SeenIDs:
         if self._room < 0:
             self._spill(exact)
         return True
+
+    def add_all(self, ids: Sequence[bytes]) -> list[int]:
+        """Add ids in order; the positions of those that were seen before, or earlier among them."""
+        exact = self._exact
+        if exact is not None:
+            fresh = set(ids)
+            if len(fresh) == len(ids) and exact.isdisjoint(fresh):
+                exact |= fresh
+                self._room -= sum(map(len, ids)) + 100 * len(ids)
+                if self._room < 0:
+                    self._spill(exact)
+                return []
+        add = self.add
+        return [position for position, custom_id in enumerate(ids) if not add(custom_id)]
 
     def _spill(self, exact: set[bytes]) -> None:
         self._table = _Table(self._folder, max(_FIRST_SLOTS, 4 * len(exact)))

@@ -31,11 +31,13 @@ class Block:
         lines: in order; an `Oversized` in place of one that is too long.
         offset: where the first one starts, in bytes of the object.
         is_ascii: no line has a byte above 127, so all of them are valid UTF-8.
+        has_oversized: there is an `Oversized` among the lines.
     """
 
     lines: list[bytes | Oversized]
     offset: int
     is_ascii: bool
+    has_oversized: bool = False
 
     def offset_of(self, index: int) -> int:
         """Where a line starts, in bytes of the object."""
@@ -81,12 +83,14 @@ def blocks(chunks: Iterable[bytes], max_line: int, start: int = 0) -> Iterator[B
             if newline:
                 lines += rest.split(b"\n")
         held.clear()
-        if len(whole) > max_line:
+        has_oversized = held_size > max_line
+        if len(whole) > max_line and max(map(len, lines)) > max_line:
+            has_oversized = True
             lines = [
                 Oversized(len(line)) if isinstance(line, bytes) and len(line) > max_line else line
                 for line in lines
             ]
-        block = Block(lines, offset, is_ascii)
+        block = Block(lines, offset, is_ascii, has_oversized)
         yield block
         offset = block.offset_of(len(lines))
         rest_of_chunk = chunk[end + 1 :]
@@ -98,8 +102,9 @@ def blocks(chunks: Iterable[bytes], max_line: int, start: int = 0) -> Iterator[B
             held.append(rest_of_chunk)
             is_ascii = rest_of_chunk.isascii()
     if held_size:
-        last: bytes | Oversized = Oversized(held_size) if held_size > max_line else b"".join(held)
-        yield Block([last], offset, is_ascii)
+        is_over = held_size > max_line
+        last: bytes | Oversized = Oversized(held_size) if is_over else b"".join(held)
+        yield Block([last], offset, is_ascii, is_over)
 
 
 def _without_bom(chunks: Iterable[bytes]) -> tuple[int, Iterable[bytes]]:

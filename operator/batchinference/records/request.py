@@ -16,7 +16,7 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -89,11 +89,46 @@ class RequestReader:
         ]
         self._body = msgspec.json.Decoder(_body_type(names, rules.required)).decode
         self._usual = _usual_line(rules.url)
+        self._shapes = _shapes(rules, self._model_member, [member for _, member in self._defaults])
         whole = len('{"custom_id":,"method":"POST","url":"","body":}')
         short = len('{"custom_id":,"body":}')
         # What a line has around its values when it has each key once: compact, and with the
         # blanks that Python's json puts after commas and colons.
         self._overheads = frozenset({(4, whole), (4, whole + 7), (0, short), (0, short + 3)})
+
+    def read_usual(
+        self, lines: Sequence[bytes], is_ascii: bool
+    ) -> tuple[list[bytes | None], list[bytes]]:
+        """Ids and complete bodies of the lines that are written as every example shows them, at
+        about three times the speed of `read`; None and the line itself for all others, which
+        `read` then judges.
+
+        The usual line is matched up to its body and parsed once, from there on: that it is JSON
+        with these keys and no other, and that the body is in order, follows from both. Whether
+        bodies name the model is the same throughout most files, so the last way is tried first.
+        """
+        ids: list[bytes | None] = []
+        bodies: list[bytes] = []
+        add_id, add_body = ids.append, bodies.append
+        match = self._usual
+        decode, front = self._shapes[0]
+        for line in lines:
+            if (usual := match(line)) is not None and line[-1] == _BRACE:
+                body = line[usual.end() : -1]
+                try:
+                    if not is_ascii:
+                        line.decode()
+                    decode(body)
+                except (msgspec.MsgspecError, RecursionError, UnicodeError):
+                    self._shapes.reverse()
+                    decode, front = self._shapes[0]
+                else:
+                    add_id(usual[1])
+                    add_body(front + body[1:] if front else body)
+                    continue
+            add_id(None)
+            add_body(line)
+        return ids, bodies
 
     def read(self, line: bytes, is_ascii: bool = False) -> Request:
         """The record of a line that is not blank.
@@ -105,22 +140,6 @@ class RequestReader:
         Raises:
             BadLine: what is wrong with it.
         """
-        # The usual line is matched up to its body and parsed once, from there on: that it is
-        # JSON with these keys and no other follows from both. Everything else is parsed twice.
-        usual = self._usual(line)
-        if usual is None or line[-1] != _BRACE:
-            return self._read_unusual(line, is_ascii)
-        body = line[usual.end() : -1]
-        try:
-            if not is_ascii:
-                line.decode()
-            checked = self._body(body)
-        except (msgspec.MsgspecError, RecursionError, UnicodeError):
-            return self._read_unusual(line, is_ascii)
-        custom_id = usual[1]
-        return Request(custom_id, self._complete(checked, body, custom_id))
-
-    def _read_unusual(self, line: bytes, is_ascii: bool) -> Request:
         try:
             if not is_ascii:
                 line.decode()
@@ -232,7 +251,7 @@ def _body_names(rules: Rules) -> list[str]:
     return list(names)
 
 
-_REQUIRED_TYPES: dict[str, Any] = {"messages": list[msgspec.Raw] | msgspec.UnsetType}
+_REQUIRED_TYPES: dict[str, Any] = {"messages": list[msgspec.Raw]}
 
 
 def _body_type(names: Mapping[str, int], required: str) -> type[msgspec.Struct]:
@@ -245,9 +264,38 @@ def _body_type(names: Mapping[str, int], required: str) -> type[msgspec.Struct]:
     if required:
         rename["required"] = required
     whole = msgspec.Raw | msgspec.UnsetType
-    kinds = {"required": _REQUIRED_TYPES.get(required, whole)}
+    kinds = {"required": _REQUIRED_TYPES.get(required, msgspec.Raw) | msgspec.UnsetType}
     fields += [(name, kinds.get(name, whole), msgspec.UNSET) for name in rename]
     return msgspec.defstruct("Body", fields, rename=rename, gc=False)
+
+
+_Shape = tuple[Callable[[bytes], Any], bytes]
+
+
+def _shapes(rules: Rules, model_member: bytes, members: list[bytes]) -> list[_Shape]:
+    """The two usual bodies, with the job's model and without any: what parses them, failing on
+    everything else, and what goes in front of their first member.
+    """
+    absent = Literal["\0 no body has this"]
+    fields: list[Any] = [("model", Literal[rules.model])]
+    if rules.required:
+        fields.append(("required", _REQUIRED_TYPES.get(rules.required, msgspec.Raw)))
+    fields.append(("stream", None, None))
+    names = _body_names(rules)
+    fields += [(f"m{index}", absent, None) for index in range(len(names))]
+    rename = {f"m{index}": name for index, name in enumerate(names)}
+    rename["required"] = rules.required or "required"
+    found: list[_Shape] = []
+    for has_model in (True, False):
+        if not has_model:
+            fields = [*fields[1:], ("model", absent, None)]
+        own = [*members] if has_model else [model_member, *members]
+        if not has_model and not rules.required:
+            break  # a body may be empty then, and nothing can be put in front of nothing
+        shape = msgspec.defstruct("Usual", fields, rename=rename, gc=False)
+        front = b"{" + b",".join(own) + b"," if own else b""
+        found.append((msgspec.json.Decoder(shape).decode, front))
+    return found
 
 
 def _usual_line(url: str) -> Callable[[bytes], re.Match[bytes] | None]:

@@ -8,6 +8,7 @@ inlined image counts as a flat number, since providers bill pixels and not base6
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 IMAGE_TOKENS = 1_000
 """What one inlined image counts as; models bill between 85 and about 1,600."""
@@ -28,3 +29,11 @@ def estimate(body: bytes) -> int:
             size -= found.end() - found.start()
         return (size + 3) // 4 + images * IMAGE_TOKENS
     return (size + 3) // 4 or 1
+
+
+def estimates(bodies: Iterable[bytes]) -> list[int]:
+    """`estimate` of many."""
+    return [
+        (size + 3) // 4 if 0 < (size := len(body)) < _INLINED_FROM else estimate(body)
+        for body in bodies
+    ]

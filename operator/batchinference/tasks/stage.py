@@ -10,9 +10,11 @@ before are read back from the row table.
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
+from typing import cast
 
 import msgspec
 
@@ -31,7 +33,7 @@ from batchinference.records.parameters import REQUIRED, URLS, defaults
 from batchinference.records.refusal import BadLine, UnsupportedRequest
 from batchinference.records.request import Request, RequestReader, Rules, decode_body
 from batchinference.records.rowtable import bad_entry, bad_row
-from batchinference.records.tokens import estimate
+from batchinference.records.tokens import estimate, estimates
 from batchinference.records.wire import MAX_ROWS, wire_id
 from batchinference.tasks import spool
 from batchinference.tasks.layout import layout
@@ -73,6 +75,23 @@ class _State:
     bad: int = 0
     line: int = 0
     first_bad: list[BadRecord] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class _Checked:
+    """A block of lines after the checks: the good records, and a table line for every row.
+
+    Attributes:
+        at: which line of the block each good record is.
+        bad_rows: the rows that are never sent.
+    """
+
+    lines: Sequence[bytes]
+    rows: Sequence[int]
+    tokens: Sequence[int]
+    table: Sequence[bytes]
+    at: Sequence[int]
+    bad_rows: Sequence[int]
 
 
 class _Pass:
@@ -159,27 +178,62 @@ class _Pass:
     # ------------------------------------------------------------ the pass
 
     def _piece(self, block: Block, number: int, info: ObjectInfo) -> Piece:
-        """Check and encode a block of lines. The hot loop of the whole product."""
+        """Check and encode a block of lines. The hot loop of the whole product: what is written
+        the usual way is done in bulk, and one by one only where something is the matter.
+        """
         state = self._state
-        first_row, first_line, row = state.row, state.line, state.row
-        if row + len(block.lines) >= MAX_ROWS:
+        if state.row + len(block.lines) >= MAX_ROWS:
             raise Permanent(Reason.TOO_LARGE, f"The input has more than {MAX_ROWS} records")
-        is_ascii, max_record = block.is_ascii, self._max_record
+        ids: list[bytes | None] = [None] * len(block.lines)
+        bodies: list[bytes] = []
+        repeated: frozenset[int] | None = None
+        if not block.has_oversized:
+            whole = cast("list[bytes]", block.lines)
+            ids, bodies = self._encode.reader.read_usual(whole, block.is_ascii)
+            lines = self._encode.lines(state.row, bodies) if None not in ids else []
+            if lines and max(map(len, lines)) <= self._max_record:
+                known = cast("list[bytes]", ids)
+                repeated = frozenset(self._seen.add_all(known))
+                if not repeated:
+                    rows = range(state.row, state.row + len(lines))
+                    at = range(len(lines))
+                    checked = _Checked(lines, rows, estimates(bodies), known, at, ())
+                    return self._whole_piece(checked, block, number)
+        checked = self._check_singly(block, info, ids, bodies, repeated)
+        return self._whole_piece(checked, block, number)
+
+    def _check_singly(
+        self,
+        block: Block,
+        info: ObjectInfo,
+        ids: list[bytes | None],
+        bodies: list[bytes],
+        repeated: frozenset[int] | None,
+    ) -> _Checked:
+        """Line by line. `ids` and `bodies` are of the lines that were read already; `repeated`
+        are the lines whose ids were seen before, where that is known already.
+        """
+        state = self._state
+        row, max_record = state.row, self._max_record
         read, encode, is_new = self._encode.reader.read, self._encode.line, self._seen.add
         lines: list[bytes] = []
         rows: list[int] = []
         tokens: list[int] = []
         table: list[bytes] = []
-        at: list[int] = []  # the line in the block of each good record
+        at: list[int] = []
         bad_rows: list[int] = []
         for position, line in enumerate(block.lines):
             try:
-                if line.__class__ is Oversized:
+                known = ids[position]
+                if known is not None:
+                    request = Request(known, bodies[position])
+                elif isinstance(line, Oversized):
                     raise BadLine(
                         codes.LINE_TOO_LONG,
                         f"the line has {len(line)} bytes; a record may have {max_record}",
                     )
-                request = read(line, is_ascii)  # type: ignore[arg-type]
+                else:
+                    request = read(line, block.is_ascii)
                 custom_id = request.custom_id
                 encoded = encode(row, request)
                 if len(encoded) > max_record:
@@ -188,14 +242,16 @@ class _Pass:
                         f"the request has {len(encoded)} bytes; a record may have {max_record}",
                         custom_id,
                     )
-                if custom_id != b"null" and not is_new(custom_id):
+                if custom_id != b"null" and (
+                    position in repeated if repeated is not None else not is_new(custom_id)
+                ):
                     raise BadLine(
                         codes.DUPLICATE_ID, "an earlier record has the same `custom_id`", custom_id
                     )
             except BadLine as bad:
                 if not len(line) or (isinstance(line, bytes) and not line.strip()):
                     continue  # a blank line is no record
-                found = BadRecord(first_line + position + 1, bad.code, bad.message, info.uri)
+                found = BadRecord(state.line + position + 1, bad.code, bad.message, info.uri)
                 table.append(bad_entry(bad.custom_id, found))
                 bad_rows.append(row)
                 if len(state.first_bad) < FIRST_BAD:
@@ -208,20 +264,28 @@ class _Pass:
             rows.append(row)
             at.append(position)
             row += 1
-        bad_before = state.bad
-        state.row, state.line = row, first_line + len(block.lines)
-        state.bad += len(bad_rows)
+        return _Checked(lines, rows, tokens, table, at, bad_rows)
+
+    def _whole_piece(self, checked: _Checked, block: Block, number: int) -> Piece:
+        """The piece for the shards; moves the state behind the block."""
+        state = self._state
+        first_row, first_line, bad_before = state.row, state.line, state.bad
+        state.row += len(checked.table)
+        state.line += len(block.lines)
+        state.bad += len(checked.bad_rows)
         starts: list[int] = []
 
         def cursor_at(record: int) -> Cursor:
             if not starts:
                 starts.extend(accumulate(len(line) + 1 for line in block.lines))
-            position = at[record]
+            position, row = checked.at[record], checked.rows[record]
             offset = block.offset + (starts[position - 1] if position else 0)
-            bad = bad_before + bisect_left(bad_rows, rows[record])
-            return self._cursor(number, offset, first_line + position, rows[record], bad)
+            bad = bad_before + bisect_left(checked.bad_rows, row)
+            return self._cursor(number, offset, first_line + position, row, bad)
 
-        return Piece(lines, rows, tokens, first_row, table, cursor_at)
+        return Piece(
+            checked.lines, checked.rows, checked.tokens, first_row, checked.table, cursor_at
+        )
 
     def _cursor(self, number: int, offset: int, line: int, row: int, bad: int) -> Cursor:
         native = bool(self._encode.native)
@@ -305,6 +369,14 @@ class _Encoder:
             return self._data.encode(row, complete, self._model)
         except UnsupportedRequest as refused:
             raise BadLine(refused.code, refused.message, request.custom_id) from None
+
+    def lines(self, row: int, bodies: Sequence[bytes]) -> list[bytes]:
+        """The lines of consecutive canonical records; none where each needs a look of its own."""
+        if self._encode_body is None or self.native:
+            return []
+        self.native = False
+        encode, url = self._encode_body, self._url
+        return [encode(n, url, body) for n, body in enumerate(bodies, row)]
 
     def _agree(self, request: Request) -> None:
         """The first record decides whether all are canonical or all are the provider's own: one
