@@ -1,17 +1,18 @@
 """Which shards of an account go next: pure, from a frozen view of everybody's demand.
 
 Limits first (account and model), then fairness between namespaces (the one with the fewest places
-goes first), then priority inside a namespace, then age. Nothing starves: once the shard whose
-turn it is does not fit into a model's queue, no other of that model passes it, so that the queue
-empties until it fits; other models go on. A shard above the limit goes when the queue is empty.
+goes first; of equals the one that was served longest ago), then priority inside a namespace, then
+age. Nothing starves: once the shard whose turn it is does not fit into a model's queue, no other of
+that model passes it, so that the queue empties until it fits; other models go on. A shard above the
+limit goes when the queue is empty.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 
 from batchinference.model.batch import Limits
 
@@ -37,10 +38,25 @@ class Demand:
     not_before: datetime | None = None
 
 
-def admit(waiting: Iterable[Demand], placed: Iterable[Demand], now: datetime) -> tuple[Demand, ...]:
+_LONG_AGO = datetime.min.replace(tzinfo=UTC)
+_NEVER: Mapping[str, datetime] = {}
+
+
+def admit(
+    waiting: Iterable[Demand],
+    placed: Iterable[Demand],
+    now: datetime,
+    served: Mapping[str, datetime] = _NEVER,
+) -> tuple[Demand, ...]:
     """The waiting shards that may go now besides those already placed, in the order of their turn.
 
     A caller with room for fewer takes the first ones.
+
+    Args:
+        waiting: who asks.
+        placed: who has a place.
+        now: for those that were put back until later.
+        served: when each namespace was given its newest place, as far as is known.
     """
     held = list(placed)
     by_model: Counter[str] = Counter()
@@ -55,7 +71,9 @@ def admit(waiting: Iterable[Demand], placed: Iterable[Demand], now: datetime) ->
     granted: list[Demand] = []
     full: set[str] = set()
     while queues:
-        namespace = min(queues, key=lambda n: (places[n], queues[n][0].since, n))
+        namespace = min(
+            queues, key=lambda n: (places[n], served.get(n, _LONG_AGO), queues[n][0].since, n)
+        )
         demand = queues[namespace].pop(0)
         if not queues[namespace]:
             del queues[namespace]

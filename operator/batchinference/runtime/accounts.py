@@ -53,11 +53,13 @@ class Account:
 
     Attributes:
         granted: shards with a place whose claim is not written yet, as (run key, shard).
+        served: when each namespace was given its newest place.
         failures: polls in a row that failed.
     """
 
     id: str
     granted: set[tuple[str, int]] = field(default_factory=set)
+    served: dict[str, datetime] = field(default_factory=dict)
     failures: int = 0
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     due: asyncio.Event = field(default_factory=asyncio.Event)
@@ -140,7 +142,8 @@ class Accounts:
         room = min((d.limits.max_concurrent_uploads for d in waiting), default=0) - len(uploads)
         fresh = [d for d in waiting if (d.run_key, d.shard) not in account.granted]
         if fresh and room > 0:
-            for demand in admit(fresh, [*placed, *uploads], now)[:room]:
+            for demand in admit(fresh, [*placed, *uploads], now, account.served)[:room]:
+                account.served[demand.namespace] = now
                 account.granted.add((demand.run_key, demand.shard))
                 self._look(demand.run_key)
         later = [d.not_before for d in waiting if d.not_before is not None and d.not_before > now]
