@@ -13,9 +13,10 @@ import tempfile
 from pathlib import Path
 
 import yaml
-from binaries import Binaries
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+
+from binaries import Binaries
 from processes import Port
 
 _MANAGER_USER = "system:kube-controller-manager"

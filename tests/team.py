@@ -39,7 +39,7 @@ class Team:
     def __init__(self, stack: Stack, namespace: str) -> None:
         self.stack = stack
         self.namespace = namespace
-        self.control = Control(stack.sandbox["controlURL"])
+        self.control = Control(stack.sandbox["url"])
         self.s3 = stack.s3()
 
     # ---------------------------------------------------------------- data

@@ -65,7 +65,7 @@ def test_bad_records_within_the_tolerance_are_reported_and_the_others_run(team: 
     assert complete["reason"] == "SucceededWithFailures"
     manifest = team.manifest("bad")
     assert (manifest["counts"]["completed"], manifest["counts"]["failed"]) == (3, 1)
-    errors = team.read(manifest["errors"]["parts"][0]["uri"])
+    errors = team.read(manifest["errors"][0]["uri"])
     assert b"InvalidJSON" in errors
     assert b"line 4" in errors or b'"line":4' in errors
 

@@ -32,7 +32,7 @@ def _all_answered_once(team: Team, name: str) -> None:
     manifest = team.manifest(name)
     lines = [
         json.loads(line)
-        for part in manifest["results"]["parts"]
+        for part in manifest["results"]
         for line in team.read(part["uri"]).splitlines()
     ]
     assert [line["custom_id"] for line in lines] == [f"r{n}" for n in range(RECORDS)]

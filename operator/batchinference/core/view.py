@@ -9,7 +9,7 @@ a queue for hours is Current for kstatus; Stalled is True on every end that is n
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -69,11 +69,22 @@ class Scene:
 def status_of(scene: Scene) -> JobStatus:
     """The whole status."""
     run = scene.run
+    before = _shown_before(scene.job.status)
     state = shown_state(scene)
     generation = scene.job.metadata.generation
     conditions = tuple(_conditions(scene, state))
+    if run is None and before is not None:
+        # It says what nobody else knows any more; an end stays as it is (protocol 2.6).
+        if is_final(scene.job.status):
+            state = before.state
+            conditions = tuple(
+                replace(c, observed_generation=generation) for c in before.conditions
+            )
+        return replace(before, observed_generation=generation, state=state, conditions=conditions)
     if run is None:
         return JobStatus(observed_generation=generation, state=state, conditions=conditions)
+    is_receipt = run.phase is RunPhase.ENDED and before is not None and before.run_key == run.key
+    kept = before if is_receipt else None
     counts = request_counts(run, scene.notes)
     done = counts.completed + counts.failed + counts.expired
     return JobStatus(
@@ -85,8 +96,8 @@ def status_of(scene: Scene) -> JobStatus:
         completion_time=run.completion_time if run.is_over else None,
         progress=f"{done}/{counts.total}" if counts.total else "",
         request_counts=counts if counts.total else None,
-        shards=_shard_counts(run.shards) if run.shards else None,
-        submissions=_submissions(run),
+        shards=kept.shards if kept else _shard_counts(run.shards) if run.shards else None,
+        submissions=kept.submissions if kept else _submissions(run, scene.notes),
         usage=_usage(run),
         outputs=_outputs(run),
     )
@@ -148,6 +159,22 @@ def conditions_in(status: Mapping[str, Any]) -> dict[str, Condition]:
     return found
 
 
+def _shown_before(status: Mapping[str, Any]) -> JobStatus | None:
+    """The status as it stands; None where there is none, or none of ours."""
+    try:
+        return decode(JobStatus, status, ignore_unknown=True)
+    except InvalidObject:
+        return None
+
+
+def shows_submission(status: Mapping[str, Any]) -> bool:
+    """Whether a status says that something was or may have been accepted, or that its run is over:
+    then a missing journal is a lost one (protocol 2.6).
+    """
+    submitted = conditions_in(status).get(ConditionType.SUBMITTED)
+    return is_final(status) or (submitted is not None and submitted.status != "False")
+
+
 def is_final(status: Mapping[str, Any]) -> bool:
     """Whether a status says that its run is over: then it says so for ever."""
     held = conditions_in(status)
@@ -201,6 +228,9 @@ def _facts(scene: Scene, state: State) -> Mapping[str, tuple[str, str, str]]:
 def _submitted(scene: Scene, state: State, text: str) -> tuple[str, str, str]:
     run = scene.run
     if run is None:
+        said = conditions_in(scene.job.status).get(ConditionType.SUBMITTED)
+        if said is not None and shows_submission(scene.job.status):
+            return said.status, said.reason, said.message
         return "False", Reason.NOT_SUBMITTED, text
     if _accepted(run):
         reason = Reason.ADOPTED if run.adopted else Reason.SUBMITTED
@@ -260,7 +290,10 @@ def _waiting(notes: Notes) -> tuple[str, str] | None:
 
 
 def _accepted(run: Run) -> bool:
-    return run.submitted or any(
+    """Whether something was accepted; at the end what might have been counts, as in a receipt."""
+    if run.is_over:
+        return run.was_submitted
+    return any(
         s.state in {SubmissionState.ACCEPTED, SubmissionState.VOID, SubmissionState.ENDED}
         for shard in run.shards
         for s in shard.submissions
@@ -294,18 +327,25 @@ def _shard_counts(shards: Iterable[Shard]) -> ShardCounts:
     return ShardCounts(len(states), queued, len(states) - queued - finished, finished)
 
 
-def _submissions(run: Run) -> tuple[SubmissionView, ...]:
+def _submissions(run: Run, notes: Notes) -> tuple[SubmissionView, ...]:
     pairs: list[tuple[Submission, Shard]] = [(u, s) for s in run.shards for u in s.submissions]
     newest = sorted(pairs, key=lambda p: (p[0].claimed_at, p[1].index))[-_SHOWN_SUBMISSIONS:]
     return tuple(
         SubmissionView(
             shard=shard.index,
             ordinal=made.ordinal,
-            state=(made.batch_state or made.state).value,
+            state=_shown_submission(made, notes),
             batch_id=made.batch_id,
         )
         for made, shard in reversed(newest)
     )
+
+
+def _shown_submission(made: Submission, notes: Notes) -> str:
+    """The batch's state as last seen, where there is one."""
+    view = notes.views.get(made.batch_id)
+    seen = view.state if view is not None else made.batch_state
+    return (seen or made.state).value
 
 
 def _usage(run: Run) -> Usage | None:

@@ -96,6 +96,9 @@ class Providers:
         if seen is None:
             self._trials.pop(key, None)
             return 0.0, before is not None
+        if before is None:
+            # A new object of that name: what was cached for another one says nothing about it.
+            self._clients.reject(self.secrets_namespace(seen.provider), seen.settings)
         trial = await self._trial(seen, before)
         self._trials[key] = trial
         wait = self._settings.provider_check_s

@@ -21,13 +21,13 @@ from batchinference.core.notes import Notes
 from batchinference.core.outcomes import Outcome
 from batchinference.core.problem import Problem
 from batchinference.core.setting import Setting
-from batchinference.core.view import conditions_in, is_final
+from batchinference.core.view import is_final, shows_submission
 from batchinference.errors import Fault, NewerSchema, Superseded
 from batchinference.model.batch import Traits
 from batchinference.model.codec import decode
 from batchinference.model.job import BatchInferenceJob, JobSpec, not_implemented_fields
 from batchinference.model.run import Run, RunPhase
-from batchinference.model.status import ConditionType, Reason
+from batchinference.model.status import Reason
 from batchinference.ports import Journals, Kube, Metrics, ObjectRef, ProviderFactory
 from batchinference.runtime.accounts import Accounts
 from batchinference.runtime.clients import Clients
@@ -183,7 +183,7 @@ class Reconciler:
 
     async def _reason_not_to_begin(self, job: BatchInferenceJob) -> Problem | None:
         now = self._clock.now()
-        if _was_submitted(job):
+        if shows_submission(job.status):
             text = (
                 "The status of this object shows a submission, but its journal is gone: nothing is "
                 "submitted. Restore the journal ConfigMap from a backup, or create the object with "
@@ -363,10 +363,3 @@ def _spec_changed(now: datetime) -> Problem:
         "more is submitted. Change it back, or create the object with another `runID`"
     )
     return Problem(Reason.SPEC_CHANGED, text, now)
-
-
-def _was_submitted(job: BatchInferenceJob) -> bool:
-    """Whether the object's status shows that something was accepted (protocol 2.6)."""
-    found = conditions_in(job.status)
-    shown = (found.get(ConditionType.SUBMITTED), found.get(ConditionType.COMPLETE))
-    return any(condition is not None and condition.is_true for condition in shown)
