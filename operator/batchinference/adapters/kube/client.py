@@ -16,6 +16,7 @@ from typing import Any, Self
 
 import aiohttp
 import msgspec
+import yaml
 from kubernetes.aio import config
 from kubernetes.aio.client import ApiClient, Configuration
 from kubernetes.aio.config.incluster_config import SERVICE_TOKEN_FILENAME
@@ -31,6 +32,9 @@ METADATA_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v
 
 _CONNECT_TIMEOUT_S = 5.0
 _REFRESH_S = 60.0
+
+_BROKEN = (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError)
+"""What the library raises over a kubeconfig of another shape than it expects."""
 
 
 class KubeClient:
@@ -69,7 +73,7 @@ class KubeClient:
         configuration.retries = None  # a repeat is decided where its meaning is known
         try:
             connection = await _load(configuration, kubeconfig)
-        except (config.ConfigException, OSError, ValueError) as fault:
+        except (config.ConfigException, OSError, *_BROKEN) as fault:
             raise Stalled("NoCredentials", f"No credentials for the API server: {fault}") from fault
         proxy = connection.proxy_url()
         configuration.proxy = proxy or None
