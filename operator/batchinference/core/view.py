@@ -69,28 +69,18 @@ class Scene:
 def status_of(scene: Scene) -> JobStatus:
     """The whole status."""
     run = scene.run
-    before = _shown_before(scene.job.status)
-    state = shown_state(scene)
-    generation = scene.job.metadata.generation
-    conditions = tuple(_conditions(scene, state))
-    if run is None and before is not None:
-        # It says what nobody else knows any more; an end stays as it is (protocol 2.6).
-        if is_final(scene.job.status):
-            state = before.state
-            conditions = tuple(
-                replace(c, observed_generation=generation) for c in before.conditions
-            )
-        return replace(before, observed_generation=generation, state=state, conditions=conditions)
     if run is None:
-        return JobStatus(observed_generation=generation, state=state, conditions=conditions)
-    is_receipt = run.phase is RunPhase.ENDED and before is not None and before.run_key == run.key
-    kept = before if is_receipt else None
+        return _without_run(scene)
+    state = shown_state(scene)
+    kept = _shown_before(scene) if run.phase is RunPhase.ENDED else None
+    if kept is not None and kept.run_key != run.key:
+        kept = None
     counts = request_counts(run, scene.notes)
     done = counts.completed + counts.failed + counts.expired
     return JobStatus(
-        observed_generation=generation,
+        observed_generation=scene.job.metadata.generation,
         state=state,
-        conditions=conditions,
+        conditions=tuple(_conditions(scene, state)),
         run_key=run.key,
         start_time=run.start_time,
         completion_time=run.completion_time if run.is_over else None,
@@ -101,6 +91,29 @@ def status_of(scene: Scene) -> JobStatus:
         usage=_usage(run),
         outputs=_outputs(run),
     )
+
+
+def _without_run(scene: Scene) -> JobStatus:
+    """A status without a journal: what it said before stands, since nobody else knows it any more;
+    and an end stays an end (protocol 2.6).
+    """
+    before = _shown_before(scene)
+    generation = scene.job.metadata.generation
+    if before is not None and is_final(scene.job.status):
+        held = tuple(replace(c, observed_generation=generation) for c in before.conditions)
+        return replace(before, observed_generation=generation, conditions=held)
+    state = shown_state(scene)
+    conditions = tuple(_conditions(scene, state))
+    kept = before or JobStatus(generation, state, ())
+    return replace(kept, observed_generation=generation, state=state, conditions=conditions)
+
+
+def _shown_before(scene: Scene) -> JobStatus | None:
+    """The status as it stands; None where there is none, or none of ours."""
+    try:
+        return decode(JobStatus, scene.job.status, ignore_unknown=True)
+    except InvalidObject:
+        return None
 
 
 def shown_state(scene: Scene) -> State:
@@ -157,14 +170,6 @@ def conditions_in(status: Mapping[str, Any]) -> dict[str, Condition]:
             continue
         found[condition.type] = condition
     return found
-
-
-def _shown_before(status: Mapping[str, Any]) -> JobStatus | None:
-    """The status as it stands; None where there is none, or none of ours."""
-    try:
-        return decode(JobStatus, status, ignore_unknown=True)
-    except InvalidObject:
-        return None
 
 
 def shows_submission(status: Mapping[str, Any]) -> bool:
@@ -228,9 +233,9 @@ def _facts(scene: Scene, state: State) -> Mapping[str, tuple[str, str, str]]:
 def _submitted(scene: Scene, state: State, text: str) -> tuple[str, str, str]:
     run = scene.run
     if run is None:
-        said = conditions_in(scene.job.status).get(ConditionType.SUBMITTED)
-        if said is not None and shows_submission(scene.job.status):
-            return said.status, said.reason, said.message
+        before = conditions_in(scene.job.status).get(ConditionType.SUBMITTED)
+        if before is not None and before.status != "False":
+            return before.status, before.reason, before.message
         return "False", Reason.NOT_SUBMITTED, text
     if _accepted(run):
         reason = Reason.ADOPTED if run.adopted else Reason.SUBMITTED
