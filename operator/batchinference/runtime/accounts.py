@@ -238,7 +238,7 @@ class Accounts:
             async for view in self.listing(connected, oldest - _MARGIN):
                 entry = wanted.get(view.id) or self._named(view)
                 if entry is not None:
-                    self._saw(entry, view)
+                    self._saw(entry, view, is_live=view.id in wanted)
                     seen.add(view.id)
         for batch_id, entry in wanted.items():
             if batch_id in seen:
@@ -248,7 +248,7 @@ class Accounts:
             if found is None:
                 self._deliver(entry.key, BatchMissing(batch_id))
             else:
-                self._saw(entry, found)
+                self._saw(entry, found, is_live=True)
 
     async def listing(self, connected: Connected, since: datetime) -> AsyncIterator[BatchView]:
         """Every batch of the account since then, page by page. Raises Stalled, Retry."""
@@ -270,9 +270,14 @@ class Accounts:
         tag = view.submission.tag
         return next((e for e in self._entries.values() if e.run and e.run.tag == tag), None)
 
-    def _saw(self, entry: Entry, view: BatchView) -> None:
-        """Tell the run, if it does not know that already."""
-        if entry.notes.views.get(view.id) != view:
+    def _saw(self, entry: Entry, view: BatchView, *, is_live: bool) -> None:
+        """Tell the run, if it does not know that already.
+
+        An end is told again as long as the journal has the batch as live: what was seen of it may
+        have come before the journal knew the batch.
+        """
+        is_news = is_live and view.state.is_over
+        if is_news or entry.notes.views.get(view.id) != view:
             self._deliver(entry.key, BatchSeen(view))
 
 
