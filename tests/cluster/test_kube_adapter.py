@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from control_plane import ControlPlane
 
 from batchinference.adapters.kube import names
 from batchinference.adapters.kube.answers import Refusal
@@ -26,6 +25,7 @@ from batchinference.model.run import SCHEMA, RunPhase
 from batchinference.ports import Event, ObjectRef
 from builders import job, run_of
 from conformance.journals import JournalsConformance
+from control_plane import ControlPlane
 
 _CRDS = Path(__file__).parents[2] / "crds"
 

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from control_plane import ControlPlane
 
 from batchinference.adapters.kube import config_map_store
 from batchinference.adapters.kube.blocking import ConfigMaps
@@ -21,6 +20,7 @@ from batchinference.adapters.kube.connection import KubeConnection
 from batchinference.errors import Permanent, Retry, Stalled
 from batchinference.model.work import Holder
 from batchinference.ports import Claim, SourceChanged
+from control_plane import ControlPlane
 
 
 async def connection_of(control_plane: ControlPlane) -> KubeConnection:
