@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -74,6 +75,17 @@ def lines(team: Team, key: str = "results.jsonl") -> list[dict[str, Any]]:
     if not found or "batchinference.dev/manifest" not in found["metadata"]["annotations"]:
         return []
     return [json.loads(line) for line in found["data"].get(key, "").splitlines()]
+
+
+def wait_until_asked(team: Team, model: ModelStub, name: str, questions: int) -> None:
+    """Wait until the model was asked more than that for a job."""
+    try:
+        wait_for(
+            f"{questions} questions",
+            lambda: model.calls(team.namespace).total() > questions,
+        )
+    except AssertionError as error:
+        raise AssertionError(f"{error}\n{team.explain(name)}") from error
 
 
 def said(line: dict[str, Any]) -> str:
@@ -152,7 +164,7 @@ def test_a_cancelled_job_keeps_what_was_answered(
     team.apply(aibrix(team, proxy))
     model.hold_after(10)
     team.apply(job(team, "stop", prompts))
-    wait_for("ten answers", lambda: model.calls(team.namespace).total() > 10)
+    wait_until_asked(team, model, "stop", 10)
     wait_for(
         "in progress",
         lambda: [s["state"] for s in team.status("stop").get("submissions", [])] == ["InProgress"],
@@ -183,7 +195,7 @@ def test_a_deleted_job_is_cancelled_at_the_server_and_goes_on_when_it_comes_back
     model.hold_after(8)
     wanted = job(team, "back", prompts)
     team.apply(wanted)
-    wait_for("eight answers", lambda: model.calls(team.namespace).total() > 8)
+    wait_until_asked(team, model, "back", 8)
     tag = wait_for("the tag", lambda: team.status("back").get("runKey") and team.tag("back"))
     wait_for("its batch", lambda: team.status("back").get("submissions"))
     team.kubectl("delete", "bij", "back", "--timeout=60s")
@@ -218,7 +230,7 @@ def test_operator_and_server_are_killed_and_the_job_is_complete_all_the_same(
     team.apply(aibrix(team, proxy))
     model.hold_after(8)
     team.apply(job(team, "killed", prompts))
-    wait_for("eight answers", lambda: model.calls(team.namespace).total() > 8)
+    wait_until_asked(team, model, "killed", 8)
     operator = team.stack.operators[0]
     operator.kill_all()
     server.program.kill()
@@ -230,3 +242,25 @@ def test_operator_and_server_are_killed_and_the_job_is_complete_all_the_same(
     team.wait_condition("killed", "Complete", 90)
     assert [said(line) for line in lines(team)] == [answer_to(prompt) for prompt in prompts]
     assert len(batches(server, team.tag("killed"))) == 1
+
+
+@pytest.mark.slow
+def test_records_that_an_expired_batch_did_not_reach_go_again(
+    team: Team, server: CompatibleServer, proxy: LossyProxy, model: ModelStub
+) -> None:
+    prompts = prompts_of(team, 40)
+    provider = aibrix(team, proxy)
+    provider["spec"]["openAI"]["completionWindow"] = "1m"  # the shortest that it takes
+    team.apply(provider)
+    model.hold_after(10)
+    team.apply(job(team, "late", prompts))
+    wait_until_asked(team, model, "late", 10)
+    [made] = wait_for("its tag", lambda: batches(server, team.tag("late")))
+    wait_for("the window's end", lambda: time.time() > made["expires_at"] + 1, 90)
+    model.release()
+    team.wait_condition("late", "Complete", 90)
+    assert [said(line) for line in lines(team)] == [answer_to(prompt) for prompt in prompts]
+    assert model.calls(team.namespace) == Counter(prompts), "no record was asked twice"
+    ends = {b["status"]: b["request_counts"] for b in batches(server, team.tag("late"))}
+    assert set(ends) == {"expired", "completed"}
+    assert ends["expired"]["completed"] + ends["completed"]["total"] == len(prompts)
