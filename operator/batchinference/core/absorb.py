@@ -7,6 +7,7 @@ order changes nothing. What follows from the new state is `decide`'s business.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import assert_never
 
 from batchinference.core.effects import StartTask
 from batchinference.core.follow import (
@@ -86,6 +87,8 @@ def absorb(run: Run, notes: Notes, outcome: Outcome, setting: Setting) -> tuple[
                 outcome.effect.id, outcome.fault, setting.now, setting.timing, setting.jitter
             )
             return run, failed
+        case _:
+            assert_never(outcome)
 
 
 # ---------------------------------------------------------------- tasks
@@ -121,6 +124,8 @@ def _task_done(run: Run, notes: Notes, done: TaskDone, setting: Setting) -> tupl
         case Cleaned():
             ended = step_run(run, RunInput.CLEAN)
             return receipt(ended) if ended else run, notes
+        case _:
+            assert_never(result)
 
 
 def _task_failed(

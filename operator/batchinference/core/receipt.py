@@ -2,6 +2,7 @@
 
 A receipt stays below 2 KiB and is kept for ever unless a retention is set (protocol 2.5). What
 grows with its user's choices is written once: the results' URIs are relative to the output place.
+(A place whose key takes nearly all that S3 allows, 1024 bytes, costs some bytes more.)
 """
 
 from __future__ import annotations

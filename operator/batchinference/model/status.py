@@ -7,7 +7,6 @@ It must not know providers' words or Kubernetes clients.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
@@ -209,11 +208,6 @@ class JobStatus:
     usage: Usage | None = None
     cost: Cost | None = None
     outputs: Outputs | None = None
-
-
-def condition(conditions: Iterable[Condition], kind: str) -> Condition | None:
-    """The condition of that type, or None."""
-    return next((c for c in conditions if c.type == kind), None)
 
 
 def settled(new: Condition, old: Condition | None) -> Condition:

@@ -1,0 +1,182 @@
+"""The journal's content: what its properties say, and that all of it survives being written."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from batchinference.errors import InvalidObject
+from batchinference.model.batch import BatchFailure, BatchState
+from batchinference.model.codec import decode, encode
+from batchinference.model.run import (
+    BadRecord,
+    Cancel,
+    CancelWhy,
+    Collected,
+    Cursor,
+    Ending,
+    InputSnapshot,
+    Place,
+    Results,
+    Run,
+    RunPhase,
+    ShardState,
+    Staged,
+    SubmissionState,
+    Verdict,
+)
+from builders import START, run_of, shard_of, submission_of
+
+S, U = ShardState, SubmissionState
+
+
+@pytest.mark.parametrize(
+    ("state", "live", "settled"),
+    [
+        (S.STAGED, False, False),
+        (S.QUEUED, False, False),
+        (S.CLAIMED, True, False),
+        (S.UNKNOWN, True, False),
+        (S.FENCING, True, False),
+        (S.SUBMITTED, True, False),
+        (S.ENDED, False, False),
+        (S.COLLECTED, False, True),
+        (S.DROPPED, False, True),
+    ],
+)
+def test_what_a_shard_state_means(state, live, settled) -> None:
+    assert (state.is_live, state.is_settled) == (live, settled)
+
+
+@pytest.mark.parametrize(
+    ("phase", "over"),
+    [(p, p in {RunPhase.CLEANING, RunPhase.PARKED, RunPhase.ENDED}) for p in RunPhase],
+)
+def test_which_phases_are_over(phase, over) -> None:
+    assert run_of(phase=phase).is_over is over
+
+
+ACCEPTED = [
+    ((), False, "never sent"),
+    ((U.REFUSED,), False, "refused for certain"),
+    ((U.CLAIMED,), True, "a create call may be under way"),
+    ((U.ACCEPTED,), True, "the provider has it"),
+    ((U.VOID,), True, "it was accepted, although it billed nothing"),
+    ((U.FENCED,), True, "an unknown outcome counts as accepted"),
+    ((U.ENDED,), True, "over"),
+    ((U.FENCED, U.REFUSED), True, "an earlier ordinal counts"),
+]
+
+
+@pytest.mark.parametrize(("states", "accepted", "reason"), ACCEPTED)
+def test_what_counts_as_submitted(states, accepted, reason) -> None:
+    made = tuple(submission_of(n, state) for n, state in enumerate(states, 1))
+    shard = shard_of(0, submissions=made)
+    run = replace(run_of(shards=2), shards=(shard, shard_of(1)))
+    assert shard.was_accepted is accepted, reason
+    assert run.was_submitted is accepted, reason
+    beside = len(states) > 1 and states[0] is not U.REFUSED
+    assert run.was_submitted_besides(shard) is beside, reason
+    assert run.was_submitted_besides(run.shards[1]) is accepted, reason
+
+
+def test_a_receipt_remembers_that_something_was_submitted() -> None:
+    assert run_of(shards=0, submitted=0, phase=RunPhase.ENDED).was_submitted is False
+    assert replace(run_of(shards=0), submitted=True).was_submitted
+
+
+def test_changing_one_shard_or_its_newest_submission_leaves_the_rest() -> None:
+    run = run_of(shards=3, submitted=3)
+    first = replace(submission_of(1), batch_id="older")
+    shard = replace(run.shards[1], submissions=(first, submission_of(2)))
+    changed = run.with_shard(shard.with_last(batch_id="new"))
+    assert changed.shards[0] is run.shards[0]
+    assert changed.shards[2] is run.shards[2]
+    assert [s.batch_id for s in changed.shards[1].submissions] == ["older", "new"]
+    assert changed.shards[1].last.batch_id == "new"
+    assert shard_of(0).last is None
+
+
+def test_kinds_of_places() -> None:
+    assert Place("configmap://ml/out").is_config_map
+    assert not Place("s3://b/configmap://").is_config_map
+
+
+# ---------------------------------------------------------------- the journal as it is written
+
+
+def full_run():
+    """A run with something in every field."""
+    failure = BatchFailure("c", "m", quota=True, transient=True, nothing_processed=False)
+    submission = replace(
+        submission_of(2, U.ENDED),
+        attempted=True,
+        files=("a", "b"),
+        failure=failure,
+        fenced_at=START,
+        cancel_accepted_at=START,
+        duplicate=True,
+        batch_state=BatchState.PARTIAL,
+    )
+    shard = shard_of(
+        0,
+        S.COLLECTED,
+        attempt=2,
+        submissions=(submission,),
+        collected=Collected(1, 2, 3, 4, 5, 6, "Expired"),
+        pooled=True,
+        not_before=START,
+    )
+    return replace(
+        run_of(),
+        shards=(shard,),
+        phase=RunPhase.PARKED,
+        input=InputSnapshot("s3://x", 1, 2, "f"),
+        cursor=Cursor(1, 2, 3, 4, 5, "f", True),
+        staged=Staged(1, 2, 3, 4, (BadRecord(1, "c", "m", "s"),), True),
+        passes=2,
+        cancel=Cancel(CancelWhy.ORPHANED, START),
+        verdict=Verdict(Ending.CANCELLED, "Cancelled", "m"),
+        results=Results("a", "b", "c", "d", 1, 2, 3, 4, 5),
+        start_time=START,
+        completion_time=START,
+        ordinal_floor=9,
+        adopted=True,
+        submitted=True,
+    )
+
+
+def test_every_field_of_a_journal_survives_being_written() -> None:
+    run = full_run()
+    stored = json.loads(json.dumps(encode(run)))
+    assert decode(Run, stored) == run
+    defaults = {f.name for f in dataclasses.fields(run) if f.default is not dataclasses.MISSING}
+    unset = {n for n in defaults if getattr(run, n) == Run.__dataclass_fields__[n].default}
+    assert unset == {"schema", "key_version", "encoder"}, "a new field must be set above"
+
+
+def test_a_journal_of_today_reads_what_was_written_without_later_fields() -> None:
+    stored = encode(run_of(shards=1, submitted=1))
+    for member in ("adopted", "submitted", "passes", "ordinalFloor"):
+        stored.pop(member, None)
+    assert decode(Run, stored).ordinal_floor == 0
+
+
+@given(st.data())
+@settings(max_examples=50)
+def test_a_damaged_journal_is_refused_and_never_half_read(data) -> None:
+    stored = json.loads(json.dumps(encode(full_run())))
+    member = data.draw(st.sampled_from(sorted(stored)))
+    stored[member] = data.draw(st.sampled_from([7.5, ["x"], {"unknown": 1}, "nonsense", True]))
+    try:
+        run = decode(Run, stored)
+    except InvalidObject as error:
+        told = str(error)
+    else:
+        told = member if encode(run)[member] == stored[member] else ""
+    assert member in told, "wrong content is named, right content is kept"
