@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import sync_chart
 import yaml
+
+import sync_chart
 from control_plane import find_helm
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -193,6 +193,11 @@ class Accounts:
                         "Account %s can't be asked: %s: %s", account.id, fault.reason, fault.message
                     )
                 self._metrics.gauge("live_batches", len(live), account=account.id)
+                self._metrics.gauge(
+                    "account_polled_timestamp_seconds",
+                    self._clock.now().timestamp(),
+                    account=account.id,
+                )
             account.due.clear()
             try:
                 async with asyncio.timeout(wait):

@@ -39,14 +39,16 @@ class Clients:
         self._timeout_s = timeout_s
         self._clients: dict[str, Connected] = {}
 
-    async def connect(self, namespace: str, settings: Mapping[str, Any]) -> Connected:
-        """The client for these settings.
+    async def connect(
+        self, identity: str, namespace: str, settings: Mapping[str, Any]
+    ) -> Connected:
+        """The client for these settings of the provider object `Kind/namespace/name`.
 
         Raises:
             Stalled: Secrets are missing, or can't be used.
             Retry: the API server can't be asked now.
         """
-        resolved = await self._credentials.resolve(namespace, settings)
+        resolved = await self._credentials.resolve(identity, namespace, settings)
         key = fingerprint(resolved)
         if key not in self._clients:
             self._clients[key] = Connected(self._factory.connect(resolved), resolved, key)
@@ -54,15 +56,15 @@ class Clients:
 
     async def of_run(self, pin: ProviderPin) -> Connected:
         """The client of a run: what it was admitted with, whatever the object says now."""
-        return await self.connect(pin.secrets_namespace, pin.settings)
+        return await self.connect(identity_of(pin), pin.secrets_namespace, pin.settings)
 
-    async def check(self, namespace: str, settings: Mapping[str, Any]) -> Account:
+    async def check(self, identity: str, namespace: str, settings: Mapping[str, Any]) -> Account:
         """Try the provider with a real call.
 
         Raises:
             Stalled, Retry: what is wrong, and what to do.
         """
-        connected = await self.connect(namespace, settings)
+        connected = await self.connect(identity, namespace, settings)
         try:
             async with asyncio.timeout(self._timeout_s):
                 return await connected.client.check()
@@ -91,3 +93,8 @@ class Clients:
             except (BatchInferenceError, OSError):
                 continue
         self._clients.clear()
+
+
+def identity_of(pin: ProviderPin) -> str:
+    """The provider object's identity, as `ports.ResolvedProvider.identity` has it."""
+    return f"{pin.kind}/{pin.namespace}/{pin.name}"

@@ -37,7 +37,9 @@ class Credentials:
         for name in _secret_names(settings):
             self._cache.pop((namespace, name), None)
 
-    async def resolve(self, namespace: str, settings: Mapping[str, Any]) -> ResolvedProvider:
+    async def resolve(
+        self, identity: str, namespace: str, settings: Mapping[str, Any]
+    ) -> ResolvedProvider:
         """The settings with their secrets.
 
         Raises:
@@ -60,7 +62,7 @@ class Credentials:
         ):
             if ref:
                 secrets[role] = await self._read(namespace, ref["name"])
-        return ResolvedProvider(settings, secrets)
+        return ResolvedProvider(settings, secrets, identity)
 
     async def _read(self, namespace: str, name: str) -> Mapping[str, str]:
         cached = self._cache.get((namespace, name))
@@ -82,7 +84,7 @@ class Credentials:
 
 def fingerprint(resolved: ResolvedProvider) -> str:
     """Tells clients apart without keeping secrets in keys."""
-    form = [_connection(resolved.pin_settings), resolved.secrets]
+    form = [resolved.identity, _connection(resolved.pin_settings), resolved.secrets]
     return hashlib.sha256(json.dumps(form, sort_keys=True).encode()).hexdigest()
 
 

@@ -55,6 +55,7 @@ from batchinference.model.work import (
 )
 from batchinference.ports import Event, Kube, Metrics, ObjectRef, Recorder, TaskRunner
 from batchinference.runtime.accounts import Accounts
+from batchinference.runtime.census import provider_kind
 from batchinference.runtime.clients import Clients, Connected
 from batchinference.runtime.entry import Entry
 from batchinference.runtime.settings import RuntimeSettings
@@ -247,7 +248,10 @@ class Effects:
             left = decided_at + self._settings.submit_timeout_s - self._clock.elapsed()
             outcome = await self._send(connected, effect.request, left)
         kind = type(outcome).__name__
-        self._metrics.count("submissions_total", outcome=kind)
+        provider = provider_kind(run)
+        self._metrics.count("submissions_total", provider=provider, outcome=kind)
+        if isinstance(outcome, OutcomeUnknown):
+            self._metrics.count("unanswered_submissions_total", provider=provider)
         logger.info(
             "Submission %s/%s of run %s: %s", effect.shard, effect.ordinal, run.key[:12], kind
         )

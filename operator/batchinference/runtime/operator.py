@@ -22,6 +22,7 @@ from batchinference.ports import (
     TaskRunner,
 )
 from batchinference.runtime.accounts import Accounts
+from batchinference.runtime.census import Census
 from batchinference.runtime.clients import Clients
 from batchinference.runtime.credentials import Credentials
 from batchinference.runtime.effects import Effects
@@ -111,6 +112,7 @@ class Operator:
             deliver=self._deliver,
             entries=self._entries,
         )
+        self._census = Census(self._entries, clock, metrics)
         self._reconciler = Reconciler(
             store=self._store,
             entries=self._entries,
@@ -127,6 +129,7 @@ class Operator:
             randomness=randomness,
             settings=settings,
             metrics=metrics,
+            census=self._census,
             installation=installation,
             namespace=namespace,
         )
@@ -159,6 +162,7 @@ class Operator:
                     self._accounts.changed(run.provider.account)
         self._tasks.append(asyncio.create_task(self._queue.run_delays(), name="queue delays"))
         self._tasks.append(asyncio.create_task(self._sweeper.run(), name="sweeper"))
+        self._tasks.append(asyncio.create_task(self._census.run(), name="census"))
         for number in range(self._settings.reconcilers):
             self._tasks.append(asyncio.create_task(self._work(), name=f"reconciler {number}"))
 

@@ -121,7 +121,7 @@ class Providers:
             return Trial(generation, known, Problem(Reason.NOT_IMPLEMENTED, text, now))
         try:
             namespace = self.secrets_namespace(provider)
-            account = await self._clients.check(namespace, seen.settings)
+            account = await self._clients.check(_identity(provider), namespace, seen.settings)
         except Fault as fault:
             if not isinstance(fault, Stalled) and known and before and before.problem is None:
                 # A passing failure of a provider that worked: its jobs need not hear of it.
@@ -133,8 +133,7 @@ class Providers:
 
     def _account_id(self, provider: InferenceProvider, account: str) -> str:
         """An endpoint that names no account counts against the provider object (protocol 1.5)."""
-        meta = provider.metadata
-        return account or f"{provider.kind}/{meta.namespace}/{meta.name}"
+        return account or _identity(provider)
 
     async def _write(self, provider: InferenceProvider, trial: Trial) -> bool:
         """Show the trial; False when it has to be tried again soon."""
@@ -240,3 +239,8 @@ def _ready(status: Any) -> Condition | None:
         except InvalidObject:
             return None
     return None
+
+
+def _identity(provider: InferenceProvider) -> str:
+    meta = provider.metadata
+    return f"{provider.kind}/{meta.namespace}/{meta.name}"

@@ -30,6 +30,7 @@ from batchinference.model.run import Run, RunPhase
 from batchinference.model.status import Reason
 from batchinference.ports import Journals, Kube, Metrics, ObjectRef, ProviderFactory
 from batchinference.runtime.accounts import Accounts
+from batchinference.runtime.census import Census
 from batchinference.runtime.clients import Clients
 from batchinference.runtime.effects import Effects
 from batchinference.runtime.entry import Entry
@@ -66,6 +67,7 @@ class Reconciler:
         randomness: Randomness,
         settings: RuntimeSettings,
         metrics: Metrics,
+        census: Census,
         installation: str,
         namespace: str,
     ) -> None:
@@ -84,6 +86,7 @@ class Reconciler:
         self._randomness = randomness
         self._settings = settings
         self._metrics = metrics
+        self._census = census
         self._installation = installation
         self._namespace = namespace
 
@@ -272,6 +275,7 @@ class Reconciler:
 
     async def _write(self, entry: Entry, run: Run, outcomes: list[Outcome]) -> bool:
         """Write the journal; False when it has to be decided again on what stands there."""
+        before = entry.run
         try:
             entry.version = await self._journals.write(run, entry.version)
         except Superseded:
@@ -284,6 +288,8 @@ class Reconciler:
         except Fault:
             entry.mailbox.extendleft(reversed(outcomes))
             raise
+        if run.is_over and before is not None and not before.is_over:
+            self._census.ended(run)
         entry.run = run
         return True
 

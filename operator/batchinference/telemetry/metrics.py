@@ -46,7 +46,6 @@ DECLARED = (
         "When the oldest job that is not finished was created.",
     ),
     Declared("counter", "jobs_finished_total", "Runs that ended.", ("provider", "ending")),
-    Declared("counter", "orphaned_jobs_total", "Runs that were left to end without their object."),
     # submissions: money
     Declared("counter", "submissions_total", "Create calls.", ("provider", "outcome")),
     Declared(

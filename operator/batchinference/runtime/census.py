@@ -1,0 +1,84 @@
+"""Counts runs for the metrics: what there is now, and what has just ended.
+
+Reads entries and decides nothing. Labels are bounded: kinds of provider and states, never names.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+
+from batchinference.clock import Clock
+from batchinference.model.run import Run, RunPhase, ShardState
+from batchinference.ports import Metrics
+from batchinference.runtime.entry import Entry
+
+COUNT_EVERY_S = 15.0
+
+_UNSURE = {ShardState.UNKNOWN, ShardState.FENCING}
+
+
+class Census:
+    """Tells the metrics about runs."""
+
+    def __init__(self, entries: Mapping[str, Entry], clock: Clock, metrics: Metrics) -> None:
+        self._entries = entries
+        self._clock = clock
+        self._metrics = metrics
+        self._told: set[tuple[str, str]] = set()
+
+    async def run(self) -> None:
+        """Count now and then, for the process's life."""
+        while True:
+            self.count()
+            await self._clock.sleep(COUNT_EVERY_S)
+
+    def count(self) -> None:
+        """Set the gauges."""
+        jobs: Counter[tuple[str, str]] = Counter()
+        queued: Counter[str] = Counter()
+        unsure = 0
+        oldest = None
+        for entry in self._entries.values():
+            run = entry.run
+            if run is None:
+                continue
+            jobs[provider_kind(run), _state(run)] += 1
+            if run.is_over:
+                continue
+            oldest = run.created_at if oldest is None else min(oldest, run.created_at)
+            for shard in run.shards:
+                unsure += shard.state in _UNSURE
+                queued[run.provider.account] += shard.state is ShardState.QUEUED
+        for provider, state in self._told | set(jobs):
+            self._metrics.gauge("jobs", jobs[provider, state], provider=provider, state=state)
+        self._told |= set(jobs)
+        for account, number in queued.items():
+            self._metrics.gauge("queued_shards", number, account=account)
+        self._metrics.gauge("unknown_outcomes", unsure)
+        self._metrics.gauge(
+            "oldest_unfinished_job_timestamp_seconds", oldest.timestamp() if oldest else 0
+        )
+
+    def ended(self, run: Run) -> None:
+        """A run has just ended."""
+        provider = provider_kind(run)
+        ending = run.verdict.ending.value if run.verdict else ""
+        self._metrics.count("jobs_finished_total", provider=provider, ending=ending)
+        if run.results is not None:
+            for direction, tokens in (
+                ("input", run.results.input_tokens),
+                ("output", run.results.output_tokens),
+            ):
+                self._metrics.count("tokens_total", tokens, provider=provider, direction=direction)
+
+
+def provider_kind(run: Run) -> str:
+    """Which provider, as the member of the union is called; "" of a receipt."""
+    return next((k for k in ("openAI", "bedrock") if k in run.provider.settings), "")
+
+
+def _state(run: Run) -> str:
+    if run.is_over and run.phase is not RunPhase.PARKED and run.verdict is not None:
+        return run.verdict.ending.value
+    return run.phase.value
