@@ -1,8 +1,7 @@
 """The index of a shard: which rows it has and where each one's line is. Owns the fixed-width form.
 
-Three little-endian 64-bit words per record, in the order of the shard's lines (rows ascending): the
-row, the line's offset in the shard, and its length without the newline below its token estimate
-(32 bits each).
+Four little-endian 64-bit words per record, in the order of the shard's lines (rows ascending): the
+row, the line's offset in the shard, its size with the newline, its token estimate.
 """
 
 from __future__ import annotations
@@ -14,29 +13,26 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate
 from typing import NamedTuple
 
-WORDS = 3
+WORDS = 4
 ENTRY_BYTES = 8 * WORDS
-_LOW = (1 << 32) - 1
 
 
 class Entry(NamedTuple):
-    """One record of a shard."""
+    """One record of a shard; `size` with the newline."""
 
     row: int
     offset: int
-    length: int
+    size: int
     tokens: int
 
 
-def pack(rows: Sequence[int], lengths: Sequence[int], tokens: Sequence[int], offset: int) -> bytes:
+def pack(rows: Sequence[int], sizes: Sequence[int], tokens: Sequence[int], offset: int) -> bytes:
     """Entries of consecutive lines of which the first starts at `offset`."""
-    starts = accumulate([offset, *(length + 1 for length in lengths[:-1])])
     words = array("Q", bytes(ENTRY_BYTES * len(rows)))
     words[0::WORDS] = array("Q", rows)
-    words[1::WORDS] = array("Q", starts)
-    words[2::WORDS] = array(
-        "Q", [min(t, _LOW) << 32 | n for t, n in zip(tokens, lengths, strict=True)]
-    )
+    words[1::WORDS] = array("Q", accumulate(sizes, initial=offset))[:-1]
+    words[2::WORDS] = array("Q", sizes)
+    words[3::WORDS] = array("Q", tokens)
     return _little(words).tobytes()
 
 
@@ -48,8 +44,7 @@ def entries(chunks: Iterable[bytes]) -> Iterator[Entry]:
         usable = len(data) - len(data) % ENTRY_BYTES
         words = _little(array("Q", data[:usable]))
         for at in range(0, len(words), WORDS):
-            sizes = words[at + 2]
-            yield Entry(words[at], words[at + 1], sizes & _LOW, sizes >> 32)
+            yield Entry(*words[at : at + WORDS])
         held = data[usable:]
     if held:
         raise ValueError(f"an index ends inside an entry: {len(held)} bytes are left over")

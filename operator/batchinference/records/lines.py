@@ -23,21 +23,45 @@ class Oversized:
         return self.length
 
 
-@dataclass(frozen=True, slots=True)
+BLOCK_BYTES = 1 << 18
+"""About the size of a block: small enough to stay in a core's cache while it is worked on."""
+
+
 class Block:
-    """Consecutive lines without their newlines.
+    """Consecutive lines.
 
     Attributes:
-        lines: in order; an `Oversized` in place of one that is too long.
+        data: the lines with their newlines; empty when the one line is oversized.
         offset: where the first one starts, in bytes of the object.
-        is_ascii: no line has a byte above 127, so all of them are valid UTF-8.
-        has_oversized: there is an `Oversized` among the lines.
+        is_ascii: no byte is above 127, so all lines are valid UTF-8.
     """
 
-    lines: list[bytes | Oversized]
-    offset: int
-    is_ascii: bool
-    has_oversized: bool = False
+    def __init__(self, data: bytes, offset: int, is_ascii: bool, max_line: int) -> None:
+        self.data = data
+        self.offset = offset
+        self.is_ascii = is_ascii
+        self._max_line = max_line
+        self._lines: list[bytes | Oversized] | None = None
+
+    @classmethod
+    def oversized(cls, length: int, offset: int) -> Block:
+        """A block of one line whose bytes are gone."""
+        block = cls(b"", offset, True, 0)
+        block._lines = [Oversized(length)]
+        return block
+
+    @property
+    def lines(self) -> list[bytes | Oversized]:
+        """The lines without their newlines; an `Oversized` in place of one that is too long."""
+        if self._lines is None:
+            lines: list[bytes | Oversized] = [*self.data.split(b"\n")]
+            if self.data.endswith(b"\n"):
+                lines.pop()
+            if len(self.data) > self._max_line:
+                most = self._max_line
+                lines = [Oversized(len(line)) if len(line) > most else line for line in lines]
+            self._lines = lines
+        return self._lines
 
     def offset_of(self, index: int) -> int:
         """Where a line starts, in bytes of the object."""
@@ -45,66 +69,52 @@ class Block:
 
 
 def blocks(chunks: Iterable[bytes], max_line: int, start: int = 0) -> Iterator[Block]:
-    """All lines of the chunks, in blocks of about a chunk.
+    """All lines of the chunks.
 
     A BOM at byte 0 of the object belongs to no line; offsets count it. A last line without a
     newline is a line; a final newline starts no further one.
     """
     held: list[bytes] = []  # pieces of a line that has not ended yet
     held_size = 0
-    is_ascii = True
     offset = start
     if not start:
-        head, chunks = _without_bom(chunks)
-        offset = head
-    for chunk in chunks:
-        end = chunk.rfind(b"\n")
-        if end < 0:
-            held_size += len(chunk)
+        offset, chunks = _without_bom(chunks)
+    for chunk in _pieces(chunks):
+        end = chunk.rfind(b"\n") + 1
+        begin = 0
+        if held_size and end:
+            begin = chunk.index(b"\n") + 1
+            held_size += begin - 1
+            if held_size > max_line:
+                yield Block.oversized(held_size, offset)
+            else:
+                line = b"".join([*held, chunk[:begin]])
+                yield Block(line, offset, line.isascii(), max_line)
+            offset += held_size + 1
+            held.clear()
+            held_size = 0
+        if begin < end:
+            data = chunk[begin:end]
+            yield Block(data, offset, data.isascii(), max_line)
+            offset += len(data)
+        if end < len(chunk):
+            held_size += len(chunk) - end
             if held_size > max_line:
                 held.clear()
             else:
-                held.append(chunk)
-                is_ascii = is_ascii and chunk.isascii()
-            continue
-        is_ascii = is_ascii and chunk.isascii()
-        lines: list[bytes | Oversized]
-        whole = chunk[:end]
-        if not held_size:
-            lines = [*whole.split(b"\n")]
-        else:
-            first, newline, rest = whole.partition(b"\n")
-            held_size += len(first)
-            if held_size > max_line:
-                lines = [Oversized(held_size)]
-            else:
-                held.append(first)
-                lines = [b"".join(held)]
-            if newline:
-                lines += rest.split(b"\n")
-        held.clear()
-        has_oversized = held_size > max_line
-        if len(whole) > max_line and max(map(len, lines)) > max_line:
-            has_oversized = True
-            lines = [
-                Oversized(len(line)) if isinstance(line, bytes) and len(line) > max_line else line
-                for line in lines
-            ]
-        block = Block(lines, offset, is_ascii, has_oversized)
-        yield block
-        offset = block.offset_of(len(lines))
-        rest_of_chunk = chunk[end + 1 :]
-        held_size = len(rest_of_chunk)
-        is_ascii = True
-        if held_size > max_line:
-            continue
-        if held_size:
-            held.append(rest_of_chunk)
-            is_ascii = rest_of_chunk.isascii()
-    if held_size:
-        is_over = held_size > max_line
-        last: bytes | Oversized = Oversized(held_size) if is_over else b"".join(held)
-        yield Block([last], offset, is_ascii, is_over)
+                held.append(chunk[end:])
+    if held_size > max_line:
+        yield Block.oversized(held_size, offset)
+    elif held_size:
+        line = b"".join(held)
+        yield Block(line, offset, line.isascii(), max_line)
+
+
+def _pieces(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """Chunks of at most a block's size."""
+    for chunk in chunks:
+        for at in range(0, len(chunk), BLOCK_BYTES):
+            yield chunk[at : at + BLOCK_BYTES]
 
 
 def _without_bom(chunks: Iterable[bytes]) -> tuple[int, Iterable[bytes]]:

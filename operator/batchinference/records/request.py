@@ -16,7 +16,7 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
@@ -50,6 +50,24 @@ class Request(msgspec.Struct, gc=False):
     custom_id: bytes
     body: bytes
     native: bool = False
+
+
+BEHIND_BODY = b"}\n"
+"""What a usual line has behind its body."""
+
+
+class Usual(NamedTuple):
+    """Checked records of consecutive lines.
+
+    Attributes:
+        ids: the users' ids as JSON text.
+        rests: the rest of each line from the body on: body, closing brace, newline.
+        front: belongs in front of each body, which lacks its own opening brace then.
+    """
+
+    ids: list[bytes]
+    rests: list[memoryview]
+    front: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,39 +114,44 @@ class RequestReader:
         # blanks that Python's json puts after commas and colons.
         self._overheads = frozenset({(4, whole), (4, whole + 7), (0, short), (0, short + 3)})
 
-    def read_usual(
-        self, lines: Sequence[bytes], is_ascii: bool
-    ) -> tuple[list[bytes | None], list[bytes]]:
-        """Ids and complete bodies of the lines that are written as every example shows them, at
-        about three times the speed of `read`; None and the line itself for all others, which
-        `read` then judges.
+    def read_usual(self, data: bytes, is_ascii: bool) -> Usual | None:
+        """All lines of a block at about three times the speed of `read`; None unless every one is
+        written as the examples show it and in order, and as long as the block ends in a newline.
 
-        The usual line is matched up to its body and parsed once, from there on: that it is JSON
-        with these keys and no other, and that the body is in order, follows from both. Whether
-        bodies name the model is the same throughout most files, so the last way is tried first.
+        Such a line is matched up to its body and parsed once, from there on: that it is JSON with
+        these keys and no other, and that the body is in order, follows from both. Whether bodies
+        name the model is the same throughout most files, so the last way is tried first.
         """
-        ids: list[bytes | None] = []
-        bodies: list[bytes] = []
-        add_id, add_body = ids.append, bodies.append
-        match = self._usual
+        found = Usual([], [], self._shapes[0][1])
+        try:
+            if not is_ascii:
+                data.decode()
+            is_whole = self._match_all(data, found)
+        except (msgspec.MsgspecError, RecursionError, UnicodeError):
+            if not found.ids:
+                self._shapes.reverse()
+            return None
+        return found if is_whole else None
+
+    def _match_all(self, data: bytes, found: Usual) -> bool:
+        """Read lines up to the first that is not usual; whether there was none."""
+        add_id, add_rest = found.ids.append, found.rests.append
+        match, find_newline = self._usual, data.find
         decode, front = self._shapes[0]
-        for line in lines:
-            if (usual := match(line)) is not None and line[-1] == _BRACE:
-                body = line[usual.end() : -1]
-                try:
-                    if not is_ascii:
-                        line.decode()
-                    decode(body)
-                except (msgspec.MsgspecError, RecursionError, UnicodeError):
-                    self._shapes.reverse()
-                    decode, front = self._shapes[0]
-                else:
-                    add_id(usual[1])
-                    add_body(front + body[1:] if front else body)
-                    continue
-            add_id(None)
-            add_body(line)
-        return ids, bodies
+        skipped = 1 if front else 0  # the body's own brace is in the front
+        view = memoryview(data)
+        at, end = 0, len(data)
+        while at < end:
+            newline = find_newline(b"\n", at)
+            usual = match(data, at, newline)
+            if usual is None or data[newline - 1] != _BRACE:
+                return False
+            start = usual.end()
+            decode(view[start : newline - 1])
+            add_id(usual[1])
+            add_rest(view[start + skipped : newline + 1])
+            at = newline + 1
+        return True
 
     def read(self, line: bytes, is_ascii: bool = False) -> Request:
         """The record of a line that is not blank.
@@ -201,9 +224,8 @@ class RequestReader:
                 added.append(member)
         if not added:
             return body
-        rest = body[1:].lstrip()
-        comma = b"" if rest[:1] == b"}" else b","
-        return b"{" + b",".join(added) + comma + rest
+        comma = b"" if body[1:].lstrip()[:1] == b"}" else b","
+        return b"{" + b",".join(added) + comma + body[1:]
 
     def _without_body(self, line: bytes, envelope: _Envelope) -> Request:
         model_input = bytes(envelope.model_input)
@@ -269,7 +291,7 @@ def _body_type(names: Mapping[str, int], required: str) -> type[msgspec.Struct]:
     return msgspec.defstruct("Body", fields, rename=rename, gc=False)
 
 
-_Shape = tuple[Callable[[bytes], Any], bytes]
+_Shape = tuple[Callable[[memoryview], Any], bytes]
 
 
 def _shapes(rules: Rules, model_member: bytes, members: list[bytes]) -> list[_Shape]:
@@ -298,7 +320,7 @@ def _shapes(rules: Rules, model_member: bytes, members: list[bytes]) -> list[_Sh
     return found
 
 
-def _usual_line(url: str) -> Callable[[bytes], re.Match[bytes] | None]:
+def _usual_line(url: str) -> Callable[[bytes, int, int], re.Match[bytes] | None]:
     """Matches the line that every example shows, up to its body; group 1 is the id."""
     blank = rb" ?"
     pattern = (

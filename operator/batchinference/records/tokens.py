@@ -8,7 +8,7 @@ inlined image counts as a flat number, since providers bill pixels and not base6
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 IMAGE_TOKENS = 1_000
 """What one inlined image counts as; models bill between 85 and about 1,600."""
@@ -31,9 +31,19 @@ def estimate(body: bytes) -> int:
     return (size + 3) // 4 or 1
 
 
-def estimates(bodies: Iterable[bytes]) -> list[int]:
-    """`estimate` of many."""
+def estimates(front: bytes, rests: Sequence[memoryview], behind: int) -> list[int]:
+    """`estimate` of several bodies, each of them `front` and a rest without its last bytes.
+
+    Args:
+        front: what all bodies begin with.
+        rests: what follows it.
+        behind: how many bytes of each rest are not the body's.
+    """
+    more = len(front) - behind
+    sizes = [len(rest) + more for rest in rests]
+    if max(sizes) < _INLINED_FROM:
+        return [(size + 3) // 4 for size in sizes]
     return [
-        (size + 3) // 4 if 0 < (size := len(body)) < _INLINED_FROM else estimate(body)
-        for body in bodies
+        (size + 3) // 4 if size < _INLINED_FROM else estimate(b"".join((front, rest[:-behind])))
+        for rest, size in zip(rests, sizes, strict=True)
     ]

@@ -70,7 +70,7 @@ def pool(run: Run, sources: tuple[int, ...], bench: Workbench, report: Report) -
         with suppress(TooManyShards):
             for piece in _pieces(records):
                 builder.add(piece)
-                done += len(piece.lines)
+                done += len(piece.rows)
                 progress.at(done)
         builder.finish(None)
     return Pooled(tuple(made), sources)
@@ -107,4 +107,9 @@ def _pieces(records: Iterator[_Record]) -> Iterator[Piece]:
 
 
 def _piece(records: list[_Record]) -> Piece:
-    return Piece([r.line for r in records], [r.row for r in records], [r.tokens for r in records])
+    return Piece(
+        b"".join([part for r in records for part in (r.line, b"\n")]),
+        [len(r.line) + 1 for r in records],
+        [r.row for r in records],
+        [r.tokens for r in records],
+    )

@@ -20,7 +20,7 @@ from batchinference.errors import Permanent
 from batchinference.model.batch import Limits
 from batchinference.model.run import MAX_SHARDS, Cursor, Shard, ShardState
 from batchinference.model.status import Reason
-from batchinference.ports import ObjectStore
+from batchinference.ports import ObjectStore, ObjectWriter
 from batchinference.records import index
 from batchinference.tasks.layout import Layout
 from batchinference.tasks.spool import chunks, store_file
@@ -31,12 +31,14 @@ class Piece:
     """Consecutive rows of an input, good and bad.
 
     Attributes:
-        lines, rows, tokens: the encoded good records, without newlines.
+        data: the encoded good records, each with its newline.
+        sizes, rows, tokens: of each good record; the size with the newline.
         first_row, table: the row table's lines of all rows; both unused when pooling.
         cursor_at: the state of the pass right before the n-th good record.
     """
 
-    lines: Sequence[bytes]
+    data: bytes
+    sizes: Sequence[int]
     rows: Sequence[int]
     tokens: Sequence[int]
     first_row: int = 0
@@ -63,10 +65,14 @@ class _Mark:
 
 @dataclass(slots=True)
 class _Files:
-    """One shard being filled."""
+    """One shard being filled.
+
+    Its lines go to a local file, or straight to the store where nothing will move out of it.
+    """
 
     number: int
-    lines: IO[bytes]
+    lines: IO[bytes] | None
+    writer: ObjectWriter | None
     entries: IO[bytes]
     table: IO[bytes]
     marks: deque[_Mark]
@@ -78,14 +84,6 @@ class _Files:
     last_row: int = 0
     digest: hashlib._Hash = field(default_factory=hashlib.sha256)
 
-    @classmethod
-    def new(cls, folder: Path, number: int, keep: int) -> _Files:
-        def open_file(kind: str) -> IO[bytes]:
-            return (folder / f"{number:05d}.{kind}").open("w+b")
-
-        lines, entries, table = open_file("jsonl"), open_file("idx"), open_file("rows")
-        return cls(number, lines, entries, table, deque(maxlen=keep))
-
     def append(self, piece: Piece, start: int, end: int, entry: int, entry_end: int) -> None:
         """Add the good records `start:end` and the table's lines `entry:entry_end`."""
         self._mark(piece, start, end, entry)
@@ -95,15 +93,23 @@ class _Files:
             self.table_size += len(text)
         if end == start:
             return
-        lines, rows, tokens = piece.lines[start:end], piece.rows[start:end], piece.tokens[start:end]
-        data = b"\n".join(lines) + b"\n"
-        self.lines.write(data)
+        sizes, rows, tokens = piece.sizes, piece.rows, piece.tokens
+        data: bytes | memoryview = piece.data
+        if end - start < len(sizes):
+            before = sum(sizes[:start])
+            sizes, rows, tokens = sizes[start:end], rows[start:end], tokens[start:end]
+            data = memoryview(piece.data)[before : before + sum(sizes)]
+        if self.lines is not None:
+            self.lines.write(data)
+        else:
+            assert self.writer is not None
+            self.writer.write(bytes(data))
         self.digest.update(data)
-        self.entries.write(index.pack(rows, [*map(len, lines)], tokens, self.size))
+        self.entries.write(index.pack(rows, sizes, tokens, self.size))
         if not self.records:
             self.first_row = rows[0]
         self.last_row = rows[-1]
-        self.records += len(lines)
+        self.records += end - start
         self.size += len(data)
         self.tokens += sum(tokens)
 
@@ -112,14 +118,14 @@ class _Files:
         if not self.marks.maxlen:
             return
         first = max(start, end - self.marks.maxlen)
-        line_at = self.size + sum(map(len, piece.lines[start:first])) + first - start
+        line_at = self.size + sum(piece.sizes[start:first])
         at = entry
         table_at = self.table_size
         for n in range(first, end):
             own = piece.entry_of(n)
             table_at += sum(map(len, piece.table[at:own])) + max(own - at, 0)
             at = max(own, at)
-            size, tokens = len(piece.lines[n]) + 1, piece.tokens[n]
+            size, tokens = piece.sizes[n], piece.tokens[n]
             cursor = piece.cursor_at(n) if piece.cursor_at else None
             records = self.records + n - start
             self.marks.append(
@@ -141,11 +147,24 @@ class _Files:
             attempt=attempt,
         )
 
+    def store(self, store: ObjectStore, layout: Layout) -> None:
+        """Make the lines and the index visible."""
+        if self.writer is not None:
+            self.writer.commit()
+            self.writer = None
+        elif self.lines is not None:
+            store_file(store, layout.shard(self.number), self.lines)
+        store_file(store, layout.index(self.number), self.entries)
+
     def close(self) -> None:
         """Remove the files; more than once is fine."""
+        if self.writer is not None:
+            self.writer.abort()
+            self.writer = None
         for file in (self.lines, self.entries, self.table):
-            file.close()
-            Path(file.name).unlink(missing_ok=True)
+            if file is not None:
+                file.close()
+                Path(file.name).unlink(missing_ok=True)
 
 
 Finish = Callable[[Shard, Cursor | None], None]
@@ -187,8 +206,17 @@ class ShardBuilder:
         self._keep = max(limits.min_records_per_batch - 1, 0)
         self._full: _Files | None = None
         self._full_cursor: Cursor | None = None
-        self._open = _Files.new(folder, first, self._keep)
+        self._open = self._new(first)
         self.finished = first
+
+    def _new(self, number: int) -> _Files:
+        def open_file(kind: str) -> IO[bytes]:
+            return (self._folder / f"{number:05d}.{kind}").open("w+b")
+
+        # A first shard that stays empty must not become visible: the writer is opened late.
+        lines = open_file("jsonl") if self._keep else None
+        marks: deque[_Mark] = deque(maxlen=self._keep)
+        return _Files(number, lines, None, open_file("idx"), open_file("rows"), marks)
 
     def __enter__(self) -> Self:
         return self
@@ -209,13 +237,15 @@ class ShardBuilder:
         Raises:
             TooManyShards: another shard would be needed than there may be.
         """
-        sizes = [len(line) + 1 for line in piece.lines]
+        sizes = piece.sizes
         done = entry = 0
         while True:
             rest = (sizes, piece.tokens) if not done else (sizes[done:], piece.tokens[done:])
             end = done + self._cutter.take(*rest)
             is_cut = end < len(sizes)
             entry_end = piece.entry_of(end) if is_cut else len(piece.table)
+            if self._open.lines is None and self._open.writer is None and end > done:
+                self._open.writer = self._store.writer(self._layout.shard(self._open.number))
             self._open.append(piece, done, end, entry, entry_end)
             if self._full and self._open.records >= self._limits.min_records_per_batch:
                 self._store_full()
@@ -231,7 +261,7 @@ class ShardBuilder:
         if number >= self._most:
             raise TooManyShards(self._most)
         self._full, self._full_cursor = self._open, cursor
-        self._open = _Files.new(self._folder, number, self._keep)
+        self._open = self._new(number)
         self._cutter.open()
         if not self._keep:
             self._store_full()
@@ -263,8 +293,7 @@ class ShardBuilder:
         if self._has_table and (files.records or (files.table_size and not files.number)):
             store_file(self._store, self._layout.rows(files.number), files.table)
         if files.records:
-            store_file(self._store, self._layout.shard(files.number), files.lines)
-            store_file(self._store, self._layout.index(files.number), files.entries)
+            files.store(self._store, self._layout)
             self.finished = files.number + 1
             self._on_finished(files.shard(self._attempt), cursor)
         files.close()
@@ -279,6 +308,8 @@ class TooManyShards(Permanent):
 
 def _move(source: _Files, mark: _Mark, target: _Files) -> None:
     """Move the records from `mark` on to the front of the next shard."""
+    assert source.lines is not None
+    assert target.lines is not None
     _prepend(target.lines, source.lines, mark.line_at)
     _prepend(target.table, source.table, mark.table_at)
     moved_size = source.size - mark.line_at
@@ -291,8 +322,8 @@ def _move(source: _Files, mark: _Mark, target: _Files) -> None:
     target.entries.seek(0)
     for entries, shift in ((moved, -mark.line_at), (own, moved_size)):
         rows = [e.row for e in entries]
-        lengths, tokens = [e.length for e in entries], [e.tokens for e in entries]
-        target.entries.write(index.pack(rows, lengths, tokens, entries[0].offset + shift))
+        sizes, tokens = [e.size for e in entries], [e.tokens for e in entries]
+        target.entries.write(index.pack(rows, sizes, tokens, entries[0].offset + shift))
     target.entries.truncate()
     source.entries.truncate(entries_at)
     moved_tokens = sum(e.tokens for e in moved)

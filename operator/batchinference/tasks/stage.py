@@ -10,11 +10,10 @@ before are read back from the row table.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate
+from itertools import accumulate, chain
 from pathlib import Path
-from typing import cast
 
 import msgspec
 
@@ -31,7 +30,14 @@ from batchinference.records.duplicates import SeenIDs
 from batchinference.records.lines import Block, Oversized, blocks, plain_lines
 from batchinference.records.parameters import REQUIRED, URLS, defaults
 from batchinference.records.refusal import BadLine, UnsupportedRequest
-from batchinference.records.request import Request, RequestReader, Rules, decode_body
+from batchinference.records.request import (
+    BEHIND_BODY,
+    Request,
+    RequestReader,
+    Rules,
+    Usual,
+    decode_body,
+)
 from batchinference.records.rowtable import bad_entry, bad_row
 from batchinference.records.tokens import estimate, estimates
 from batchinference.records.wire import MAX_ROWS, wire_id
@@ -82,11 +88,14 @@ class _Checked:
     """A block of lines after the checks: the good records, and a table line for every row.
 
     Attributes:
+        read: how many lines the block has.
         at: which line of the block each good record is.
         bad_rows: the rows that are never sent.
     """
 
-    lines: Sequence[bytes]
+    read: int
+    data: bytes
+    sizes: Sequence[int]
     rows: Sequence[int]
     tokens: Sequence[int]
     table: Sequence[bytes]
@@ -109,7 +118,8 @@ class _Pass:
         self._state = _State()
         self._encode = _Encoder(run, bench.data)
         limits = run.limits
-        self._max_record = min(limits.max_bytes_per_record, limits.max_bytes_per_batch - 1)
+        # With the newline, which a record that fills a batch alone has too.
+        self._max_record = min(limits.max_bytes_per_record + 1, limits.max_bytes_per_batch)
         self._builder = ShardBuilder(
             limits,
             bench.staging,
@@ -182,39 +192,30 @@ class _Pass:
         the usual way is done in bulk, and one by one only where something is the matter.
         """
         state = self._state
-        if state.row + len(block.lines) >= MAX_ROWS:
+        if state.row + len(block.data) >= MAX_ROWS:  # a row has more bytes than one
             raise Permanent(Reason.TOO_LARGE, f"The input has more than {MAX_ROWS} records")
-        ids: list[bytes | None] = [None] * len(block.lines)
-        bodies: list[bytes] = []
+        usual = self._encode.reader.read_usual(block.data, block.is_ascii) if block.data else None
         repeated: frozenset[int] | None = None
-        if not block.has_oversized:
-            whole = cast("list[bytes]", block.lines)
-            ids, bodies = self._encode.reader.read_usual(whole, block.is_ascii)
-            lines = self._encode.lines(state.row, bodies) if None not in ids else []
-            if lines and max(map(len, lines)) <= self._max_record:
-                known = cast("list[bytes]", ids)
-                repeated = frozenset(self._seen.add_all(known))
+        if usual is not None and (encoded := self._encode.many(state.row, usual)):
+            data, sizes = encoded
+            if max(sizes) <= self._max_record:
+                repeated = frozenset(self._seen.add_all(usual.ids))
                 if not repeated:
-                    rows = range(state.row, state.row + len(lines))
-                    at = range(len(lines))
-                    checked = _Checked(lines, rows, estimates(bodies), known, at, ())
+                    count = len(sizes)
+                    rows, at = range(state.row, state.row + count), range(count)
+                    tokens = estimates(usual.front, usual.rests, len(BEHIND_BODY))
+                    checked = _Checked(count, data, sizes, rows, tokens, usual.ids, at, ())
                     return self._whole_piece(checked, block, number)
-        checked = self._check_singly(block, info, ids, bodies, repeated)
-        return self._whole_piece(checked, block, number)
+        return self._whole_piece(self._check_singly(block, info, repeated), block, number)
 
     def _check_singly(
-        self,
-        block: Block,
-        info: ObjectInfo,
-        ids: list[bytes | None],
-        bodies: list[bytes],
-        repeated: frozenset[int] | None,
+        self, block: Block, info: ObjectInfo, repeated: frozenset[int] | None
     ) -> _Checked:
-        """Line by line. `ids` and `bodies` are of the lines that were read already; `repeated`
-        are the lines whose ids were seen before, where that is known already.
+        """Line by line. `repeated` are the lines whose ids were seen before, where that is known
+        already: then all ids are counted as seen.
         """
         state = self._state
-        row, max_record = state.row, self._max_record
+        row, max_record, is_ascii = state.row, self._max_record - 1, block.is_ascii
         read, encode, is_new = self._encode.reader.read, self._encode.line, self._seen.add
         lines: list[bytes] = []
         rows: list[int] = []
@@ -224,16 +225,12 @@ class _Pass:
         bad_rows: list[int] = []
         for position, line in enumerate(block.lines):
             try:
-                known = ids[position]
-                if known is not None:
-                    request = Request(known, bodies[position])
-                elif isinstance(line, Oversized):
+                if isinstance(line, Oversized):
                     raise BadLine(
                         codes.LINE_TOO_LONG,
                         f"the line has {len(line)} bytes; a record may have {max_record}",
                     )
-                else:
-                    request = read(line, block.is_ascii)
+                request = read(line, is_ascii)
                 custom_id = request.custom_id
                 encoded = encode(row, request)
                 if len(encoded) > max_record:
@@ -264,14 +261,16 @@ class _Pass:
             rows.append(row)
             at.append(position)
             row += 1
-        return _Checked(lines, rows, tokens, table, at, bad_rows)
+        sizes = [len(line) + 1 for line in lines]
+        data = b"\n".join([*lines, b""])
+        return _Checked(len(block.lines), data, sizes, rows, tokens, table, at, bad_rows)
 
     def _whole_piece(self, checked: _Checked, block: Block, number: int) -> Piece:
         """The piece for the shards; moves the state behind the block."""
         state = self._state
         first_row, first_line, bad_before = state.row, state.line, state.bad
         state.row += len(checked.table)
-        state.line += len(block.lines)
+        state.line += checked.read
         state.bad += len(checked.bad_rows)
         starts: list[int] = []
 
@@ -284,7 +283,13 @@ class _Pass:
             return self._cursor(number, offset, first_line + position, row, bad)
 
         return Piece(
-            checked.lines, checked.rows, checked.tokens, first_row, checked.table, cursor_at
+            checked.data,
+            checked.sizes,
+            checked.rows,
+            checked.tokens,
+            first_row,
+            checked.table,
+            cursor_at,
         )
 
     def _cursor(self, number: int, offset: int, line: int, row: int, bad: int) -> Cursor:
@@ -340,6 +345,7 @@ class _Encoder:
         self._url = URLS[operation]
         self._data = data
         self._encode_body = data.encode_body if isinstance(data, BodyEncoder) else None
+        self._frame = _frame(self._encode_body, self._url) if self._encode_body else None
         self.reader = RequestReader(
             Rules(
                 self._model,
@@ -370,13 +376,18 @@ class _Encoder:
         except UnsupportedRequest as refused:
             raise BadLine(refused.code, refused.message, request.custom_id) from None
 
-    def lines(self, row: int, bodies: Sequence[bytes]) -> list[bytes]:
-        """The lines of consecutive canonical records; none where each needs a look of its own."""
-        if self._encode_body is None or self.native:
-            return []
+    def many(self, row: int, usual: Usual) -> tuple[bytes, list[int]] | None:
+        """The lines of consecutive records with their newlines, and their sizes; None where each
+        record needs a look of its own.
+        """
+        if self._frame is None or self.native:
+            return None
         self.native = False
-        encode, url = self._encode_body, self._url
-        return [encode(n, url, body) for n, body in enumerate(bodies, row)]
+        head = self._frame + usual.front.replace(b"%", b"%%")
+        heads = [head % n for n in range(row, row + len(usual.rests))]
+        data = b"".join(chain.from_iterable(zip(heads, usual.rests, strict=True)))
+        size = len(heads[0])
+        return data, [size + len(rest) for rest in usual.rests]
 
     def _agree(self, request: Request) -> None:
         """The first record decides whether all are canonical or all are the provider's own: one
@@ -390,3 +401,16 @@ class _Encoder:
                 request.custom_id,
             )
         self.native = request.native
+
+
+def _frame(encode_body: Callable[[int, str, bytes], bytes], url: str) -> bytes | None:
+    """What stands in front of every body, as a format of the row; None where lines are not the
+    wire id and the body in a fixed frame that ends in a brace.
+    """
+    row, body = 1_234_567_890, b"\0"
+    before, _, after = encode_body(row, url, body).partition(body)
+    head, wire, rest = before.partition(wire_id(row).encode())
+    if after != b"}" or not wire or wire in rest:
+        return None
+    frame = head.replace(b"%", b"%%") + b"r%010d" + rest.replace(b"%", b"%%")
+    return frame if frame % 7 + b"{}}" == encode_body(7, url, b"{}") else None

@@ -51,12 +51,16 @@ line = st.one_of(
     st.integers(0, 60).map(lambda n: request(f"é{n}", "日本" * (n % 5))),
     st.sampled_from([b"", b"  ", b"\r", b"{", b"[]", b"\xff", b"x" * 3000]),
     st.just(request("other", model="x")),
+    st.integers(0, 60).map(lambda n: json.dumps(request(f"t{n}"), separators=(",", ":")).encode()),
+    st.integers(0, 60).map(lambda n: {"custom_id": f"t{n}", "body": {"messages": []}}),
+    st.integers(0, 60).map(lambda n: request(f"t{n}", temperature=1)),
+    st.integers(0, 60).map(lambda n: request(f"t{n}", "img;base64," + "A" * 2048)),
 )
 bounds_of = st.builds(
     limits,
     records=st.integers(1, 6),
     size=st.sampled_from([700, 1500, 10_000]),
-    record=st.just(650),
+    record=st.sampled_from([650, 3000]),
     minimum=st.integers(1, 4),
     tokens=st.none() | st.integers(30, 200),
 )
@@ -69,7 +73,8 @@ bounds_of = st.builds(
     st.integers(40, 900),
     st.integers(40, 900),
     st.booleans(),
-    st.data(),
+    st.sampled_from([{}, {"temperature": "0"}, {"temperature": "0", "maxOutputTokens": 9}]),
+    st.booleans(),
 )
 def test_a_pass_resumed_after_any_shard_leaves_the_same_bytes(
     tmp_path_factory: pytest.TempPathFactory,
@@ -78,12 +83,19 @@ def test_a_pass_resumed_after_any_shard_leaves_the_same_bytes(
     chunk: int,
     other_chunk: int,
     is_translated: bool,
-    draw: st.DataObject,
+    parameters: dict[str, Any],
+    has_model: bool,
 ) -> None:
     def make(chunk: int) -> Desk:
-        found = desk(tmp_path_factory.getbasetemp(), bounds, store=MemoryStore(chunk))
+        found = desk(
+            tmp_path_factory.getbasetemp(),
+            bounds,
+            store=MemoryStore(chunk),
+            spec={"parameters": parameters},
+        )
         for n, lines in enumerate(objects):
-            found.put_input(jsonl(lines) or b"\n", f"s3://data/in/{n}.jsonl")
+            data = jsonl(lines) if has_model else jsonl(lines).replace(b'"model": "m", ', b"")
+            found.put_input(data or b"\n", f"s3://data/in/{n}.jsonl")
         found.source = StoreSource(found.store, "s3://data/in/")
         if is_translated:
             found.data = FunctionData()
@@ -133,9 +145,9 @@ def check_staging(found: Desk, done: StageDone) -> None:
         if bounds.max_enqueued_tokens:
             assert shard.tokens <= bounds.max_enqueued_tokens or shard.rows == 1
         for entry in index:
-            line = data[entry.offset : entry.offset + entry.length]
+            line = data[entry.offset : entry.offset + entry.size]
             assert json.loads(line)["custom_id"] == f"r{entry.row:010d}"
-            assert data[entry.offset + entry.length :][:1] == b"\n"
+            assert line.index(b"\n") == entry.size - 1
             rows.append(entry.row)
     assert rows == sorted(set(rows))
     table = [
@@ -367,13 +379,19 @@ def test_a_defect_tells_its_place_and_no_contents(tmp_path: Path) -> None:
 def test_progress_is_told_at_most_once_a_second(tmp_path: Path) -> None:
     found = desk(tmp_path, store=MemoryStore(200))
     found.put_input(jsonl(request(f"t{n}") for n in range(100)))
-    ticks = iter(n / 10 for n in range(10_000))
-    bench = replace(found.bench(), monotonic=lambda: next(ticks))
+    now = 0.0
+
+    def tick() -> float:
+        nonlocal now
+        now += 0.1
+        return now
+
+    bench = replace(found.bench(), monotonic=tick)
     from batchinference.tasks.stage import stage
 
     stage(found.run, bench, found.hear)
     told = [r for r in found.reports if not isinstance(r, Checkpoint)]
-    assert 3 <= len(told) <= len(found.store.objects[INPUT]) / 200 / 10 + 1
+    assert 3 <= len(told) <= now
 
 
 # ---------------------------------------------------------------- sources
