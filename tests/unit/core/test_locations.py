@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import given
 from hypothesis import strategies as st
 
 from batchinference.core.locations import check_allowed, check_apart, check_location
@@ -95,7 +95,8 @@ def test_a_refusal_says_what_is_allowed() -> None:
 @given(st.text(max_size=12), st.text(alphabet="abc./%\\\x00-", max_size=20))
 def test_whatever_passes_lies_in_the_prefix_and_reads_one_way(junk, key) -> None:
     uri = f"s3://data/ml/{key}{junk}"
-    assume(allowed(uri))
+    if not allowed(uri):
+        return
     assert uri.startswith("s3://data/ml/")
     inner = uri.removeprefix("s3://data/ml/").removesuffix("/")
     assert not inner or not {"", ".", ".."} & set(inner.split("/"))
