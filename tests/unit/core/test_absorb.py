@@ -106,6 +106,13 @@ def test_an_admitted_run_has_its_place_and_its_input() -> None:
     assert (run.phase, run.input, run.output.claimed) == (P.STAGING, SNAPSHOT, True)
 
 
+def test_an_admission_told_late_changes_nothing() -> None:
+    run = fold(admitting(), done(TaskKind.ADMIT, Admitted(SNAPSHOT)))
+    other = replace(SNAPSHOT, fingerprint="print-2")
+    for late in (Admitted(other), Admitted(other, Holder("other", "tag", "elsewhere"))):
+        assert fold_all(run, done(TaskKind.ADMIT, late)) == (run, Notes())
+
+
 HOLDERS = [
     (True, Reason.HELD_ELSEWHERE, "this very run, claimed by another cluster"),
     (False, Reason.OUTPUT_CONFLICT, "another run"),
