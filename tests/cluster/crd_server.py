@@ -9,9 +9,8 @@ import ssl
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
-from control_plane import ControlPlane
-
 from contract.crds import crd
+from control_plane import ControlPlane
 
 API_VERSION = "batchinference.dev/v1alpha1"
 NAMESPACE = "ml"

@@ -16,9 +16,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import ClassVar
 
+import pytest
+
 import binaries
 import downloads
-import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = "#!/bin/sh\necho Kubernetes v{version}.0\necho {name}\n"

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from control_plane import CommandFailed, ControlPlane
 from processes import StartFailed
 

@@ -12,15 +12,15 @@ from typing import Any
 
 import pytest
 import yaml
-from binaries import Binaries
-from control_plane import CommandFailed, ControlPlane
 
+from binaries import Binaries
 from cluster.crd_cases import JOB, OPENAI, Case, merged
 from cluster.crd_edit_cases import ALLOWED, FORBIDDEN
 from cluster.crd_job_cases import JOBS
 from cluster.crd_provider_cases import CLUSTER_ONLY, NAMESPACED_ONLY, PROVIDERS
 from cluster.crd_server import API_VERSION, NAMESPACE, Server, job
 from contract.crds import FILES, KINDS, ROOT, crd, nodes
+from control_plane import CommandFailed, ControlPlane
 
 
 @pytest.fixture(scope="module", params=[None, "1.34"], ids=["newest", "oldest"])
