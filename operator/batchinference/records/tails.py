@@ -26,8 +26,8 @@ class Tail(NamedTuple):
 
 
 def tail_line(kind: bytes, row: int, tail: bytes) -> bytes:
-    """The line without its newline."""
-    return b"%b%010d %b" % (kind, row, tail)
+    """The line with its newline."""
+    return b"%b%010d %b\n" % (kind, row, tail)
 
 
 def tail_of(line: bytes) -> Tail:

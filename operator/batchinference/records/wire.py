@@ -19,6 +19,6 @@ def wire_id(row: int) -> str:
 def row_of(wire: str) -> int | None:
     """The row of an id that came back, or None for one that we never made."""
     digits = wire[1:]
-    if wire[:1] != "r" or not digits.isdigit() or not wire.isascii() or len(digits) > _DIGITS:
-        return None
-    return int(digits)
+    if digits.isdigit() and wire[0] == "r" and len(digits) <= _DIGITS and wire.isascii():
+        return int(digits)
+    return None

@@ -43,6 +43,7 @@ _UNBILLED_CODES = {
 
 _SOME_ID = re.compile(rb'"(r\d{1,10})"')
 _FLUSH_BYTES = 1 << 20
+_PROGRESS_MASK = 0xFF  # look at the clock every 256 lines
 
 
 def collect(run: Run, shard: Shard, bench: Workbench, report: Report) -> ShardCollected:
@@ -107,10 +108,11 @@ def _read(join: _Join, submission: Submission, bench: Workbench, report: Report)
     for name in submission.files:
         try:
             for line in plain_lines(bench.data.open_results([name])):
-                if not line or line.isspace():
+                if not line:
                     continue
                 join.add(line, decode(line))
-                progress.at(join.seen)
+                if not join.seen & _PROGRESS_MASK:
+                    progress.at(join.seen)
         except Permanent as gone:
             if gone.reason != codes.ANSWER_LOST:
                 raise
@@ -145,7 +147,8 @@ class _Join:
     def __init__(self, rows: Rows, file: IO[bytes]) -> None:
         self.rows = rows
         self._file = file
-        self._size = 0
+        self._held: list[bytes] = []
+        self._size = self._written = 0
         self._state = bytearray(len(rows))
         self._offsets = array("Q", bytes(8 * len(rows)))
         self._lengths = array("Q", bytes(8 * len(rows)))
@@ -155,24 +158,26 @@ class _Join:
     def add(self, line: bytes, found: ResultLine) -> None:
         """Take one line of a result file."""
         if not found.wire_id:
-            self._salvage(line)
+            if not line.isspace():
+                self._salvage(line)
             return
         row = row_of(found.wire_id)
-        if row is None or self.rows.position(row) < 0:
+        at = -1 if row is None else self.rows.position(row)
+        if row is None or at < 0:
             self.foreign += 1
             return
         self.seen += 1
-        if found.is_answer:
-            tail = _legible(answer_tail(row, found.status_code, found.request_id, found.body))
-            if tail is None:
+        if not found.error_code:
+            tail = answer_tail(row, found.status_code, found.request_id, found.body)
+            if not _is_legible(tail):
                 self._lose(row)
-            elif self.put(row, _ANSWERED, tail):
+            elif self._put(at, row, _ANSWERED, tail):
                 self.input_tokens += found.input_tokens
                 self.output_tokens += found.output_tokens
         elif found.unbilled:
-            self.put(row, _UNBILLED, b"")
+            self._put(at, row, _UNBILLED, b"")
         else:
-            self.put(row, _FAILED, _error(row, found))
+            self._put(at, row, _FAILED, _error(row, found))
 
     def _salvage(self, line: bytes) -> None:
         """A line that can't be read loses one row's answer: the one whose id it shows, if any."""
@@ -193,18 +198,28 @@ class _Join:
 
     def put(self, row: int, state: int, tail: bytes) -> bool:
         """Keep a verdict, unless one as good is known. Whether it was kept."""
-        at = self.rows.position(row)
+        return self._put(self.rows.position(row), row, state, tail)
+
+    def _put(self, at: int, row: int, state: int, tail: bytes) -> bool:
         if self._state[at] >= state:
             self.duplicates += 1
             return False
         self._state[at] = state
-        self._offsets[at] = self._size
-        if state in _KINDS:
+        if state >= _LOST:
             line = tail_line(_KINDS[state], row, tail)
-            self._file.write(line)
-            self._lengths[at] = len(line)
-            self._size += len(line)
+            length = len(line)
+            self._offsets[at] = self._size
+            self._lengths[at] = length
+            self._size += length
+            self._held.append(line)
+            if self._size - self._written >= _FLUSH_BYTES:
+                self._flush()
         return True
+
+    def _flush(self) -> None:
+        self._file.write(b"".join(self._held))
+        self._held.clear()
+        self._written = self._size
 
     def all_absent_are(self, state: int) -> None:
         for at, known in enumerate(self._state):
@@ -223,12 +238,23 @@ class _Join:
                 yield self.rows[at]
 
     def in_row_order(self) -> Iterator[bytes]:
-        """The lines of all rows but the unbilled ones."""
+        """The lines of all rows but the unbilled ones, in pieces: lines that came one behind the
+        other are read together.
+        """
+        self._flush()
         self._file.flush()
         handle = self._file.fileno()
-        for at, known in enumerate(self._state):
-            if known in _KINDS:
-                yield os.pread(handle, self._lengths[at], self._offsets[at])
+        start = end = 0
+        for state, offset, length in zip(self._state, self._offsets, self._lengths, strict=True):
+            if state < _LOST:
+                continue
+            if offset != end or end - start >= _FLUSH_BYTES:
+                if end > start:
+                    yield os.pread(handle, end - start, start)
+                start = offset
+            end = offset + length
+        if end > start:
+            yield os.pread(handle, end - start, start)
 
     def collected(self, submission: Submission) -> Collected:
         """The counts, from the rows."""
@@ -257,32 +283,29 @@ def _error(row: int, found: ResultLine) -> bytes:
         request_id=found.request_id,
         body=found.body,
     )
-    legible = _legible(tail)
-    return error_tail(row, code, found.error_message) if legible is None else legible
+    return tail if _is_legible(tail) else error_tail(row, code, found.error_message)
 
 
-def _legible(tail: bytes) -> bytes | None:
-    """The tail, unless bytes that were passed on untouched are not UTF-8 after all."""
+def _is_legible(tail: bytes) -> bool:
+    """Whether bytes that were passed on untouched are one line of UTF-8, as they should be."""
     if not tail.isascii():
         try:
             tail.decode()
         except UnicodeDecodeError:
-            return None
-    return tail if b"\n" not in tail else None
+            return False
+    return b"\n" not in tail
 
 
-def _batched(lines: Iterator[bytes]) -> Iterator[bytes]:
-    """Lines with their newlines, in pieces of about a megabyte."""
+def _batched(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """The pieces, put together until they have about a megabyte."""
     held: list[bytes] = []
     size = 0
-    for line in lines:
-        held.append(line)
-        size += len(line) + 1
+    for piece in pieces:
+        held.append(piece)
+        size += len(piece)
         if size >= _FLUSH_BYTES:
-            held.append(b"")
-            yield b"\n".join(held)
+            yield b"".join(held)
             held.clear()
             size = 0
     if held:
-        held.append(b"")
-        yield b"\n".join(held)
+        yield b"".join(held)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +86,7 @@ CASES: list[tuple[str, BatchState, list[bytes | None], str, str]] = [
      [jsonl([answer(0)]) + CUT], "A...L", codes.BATCH_EXPIRED),
     ("an illegible line with half an id loses every absent row", BatchState.CANCELLED,
      [jsonl([answer(0), BROKEN])], "ALLLL", ""),
-    ("blank lines are nothing", BatchState.EXPIRED, [b"\n \n" + jsonl([answer(0)]) + b"\r\n"],
+    ("blank lines are nothing", BatchState.EXPIRED, [b"\n    \n" + jsonl([answer(0)]) + b"\r\n"],
      "A....", codes.BATCH_EXPIRED),
     ("a foreign id is ignored", BatchState.COMPLETED,
      [jsonl([answer(n) for n in range(5)] + [answer(77), {**answer(0), "custom_id": "x"}])],
@@ -206,7 +205,7 @@ def test_a_raw_body_is_passed_on_byte_by_byte_unless_it_is_no_text(tmp_path: Pat
     def decode(line: bytes) -> ResultLine:
         found = decode_openai(line)
         raw = b'{"a":"\xff"}' if found.wire_id.endswith("1") else odd
-        return replace(found, body=msgspec.Raw(raw))
+        return msgspec.structs.replace(found, body=msgspec.Raw(raw))
 
     found = staged(tmp_path)
     found.data = BodyData(decoder=decode)
