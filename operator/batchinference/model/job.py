@@ -182,7 +182,7 @@ class Parameters:
 
 @dataclass(frozen=True, slots=True)
 class S3Output:
-    """A prefix; `${namespace}`, `${name}`, `${runID}` and `${runKey}` are not replaced yet."""
+    """A prefix; `${namespace}`, `${name}`, `${runID}` and `${runKey}` stand for the run."""
 
     uri: str
 

@@ -180,10 +180,15 @@ class Accounts:
         while True:
             live = self._live(account)
             wait = self._settings.poll_s
+            self._metrics.gauge("live_batches", len(live), account=account.id)
             if live:
                 try:
                     await self._poll_once(live)
                     account.failures = 0
+                    polled_at = self._clock.now().timestamp()
+                    self._metrics.gauge(
+                        "account_polled_timestamp_seconds", polled_at, account=account.id
+                    )
                 except Fault as fault:
                     account.failures += 1
                     most = self._settings.retry_most_s
@@ -192,12 +197,6 @@ class Accounts:
                     logger.warning(
                         "Account %s can't be asked: %s: %s", account.id, fault.reason, fault.message
                     )
-                self._metrics.gauge("live_batches", len(live), account=account.id)
-                self._metrics.gauge(
-                    "account_polled_timestamp_seconds",
-                    self._clock.now().timestamp(),
-                    account=account.id,
-                )
             account.due.clear()
             try:
                 async with asyncio.timeout(wait):

@@ -113,6 +113,7 @@ class Reconciler:
     async def _pass(self, entry: Entry) -> None:
         if entry.newer_schema:
             return
+        await self._let_others_go(entry.key)
         for _ in range(_MOST_PASSES):
             job = self._store.steering(entry.key)
             if self._lacks_run(entry, job) and not await self._begin(entry, job):
@@ -128,6 +129,13 @@ class Reconciler:
             if settled and not self._lacks_run(entry, job):
                 return
         self._queue.add(entry.key)
+
+    async def _let_others_go(self, key: str) -> None:
+        """Deleting one of several objects of a run cancels nothing, so nothing holds it back."""
+        steering = self._store.steering(key)
+        for job in self._store.jobs_of(key):
+            if job is not steering and job.metadata.is_being_deleted:
+                await self._let_go(job)
 
     @staticmethod
     def _lacks_run(entry: Entry, job: BatchInferenceJob | None) -> bool:
