@@ -26,6 +26,7 @@ from batchinference.records.result import error_tail, result_line
 from batchinference.records.rowtable import bad_row
 from batchinference.records.tails import ANSWERED
 from batchinference.tasks import spool
+from batchinference.tasks.admit import claim_of
 from batchinference.tasks.layout import Layout, layout
 from batchinference.tasks.merge import Known, known_rows
 from batchinference.tasks.stage import StageEnd
@@ -52,8 +53,15 @@ def finish(run: Run, bench: Workbench, report: Report) -> Finished:
 
     Raises:
         Permanent: the rows don't add up; nothing is called finished then.
-        Stalled, Waiting, Retry.
+        Stalled: the output place is not ours any more, and what a person must mend besides.
+        Waiting, Retry.
     """
+    if not bench.output.holds(claim_of(run)):
+        raise Stalled(
+            Reason.OUTPUT_CONFLICT,
+            f"{bench.output.uri} does not hold this run's claim any more; nothing was written "
+            "there, and the answers are kept in staging",
+        )
     where = layout(run)
     end = _stage_end(bench.staging, where)
     results = _Parts(bench.output, "results", bench.part_bytes)

@@ -32,6 +32,7 @@ from batchinference.model.work import (
     TaskResult,
 )
 from batchinference.ports import BatchData
+from batchinference.tasks.admit import claim_of
 from batchinference.tasks.places import PrefixPlace
 from batchinference.tasks.run import perform
 from batchinference.tasks.sources import StoreSource
@@ -150,6 +151,9 @@ class Desk:
 
     # ------------------------------------------------------------ the steps of a life
 
+    def claim(self) -> None:
+        assert PrefixPlace(self.store, OUTPUT).claim(claim_of(self.run)) is None
+
     def stage(self) -> StageDone:
         result = self.perform(TaskKind.STAGE)
         assert isinstance(result, StageDone), result
@@ -210,6 +214,9 @@ class Desk:
         return result
 
     def finish(self) -> Finished:
+        """Finish, with the claim that admission made."""
+        if f"{OUTPUT}_run.json" not in self.store.objects:
+            self.claim()
         result = self.perform(TaskKind.FINISH)
         assert isinstance(result, Finished), result
         return result

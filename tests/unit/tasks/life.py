@@ -33,6 +33,7 @@ from batchinference.model.work import (
     TaskReport,
 )
 from batchinference.ports import ObjectInfo, ResultLine
+from batchinference.tasks.admit import claim_of
 from batchinference.tasks.places import PrefixPlace
 from batchinference.tasks.run import perform
 from batchinference.tasks.sources import StoreSource
@@ -160,7 +161,7 @@ def main() -> None:
     store = FolderStore(folder)
     rows = write_input(store.path(INPUT), size, record)
     data = EchoData(store=store)
-    run = make_run(limits())
+    run = make_run(limits(size=64 << 20))
     took: dict[str, float] = {"baseline": min(baseline(store.path(INPUT)) for _ in range(3))}
 
     def hear(report: TaskReport) -> None:
@@ -197,6 +198,7 @@ def main() -> None:
         )
         run = run.with_shard(done)
     peaks["collect"] = resident_mb()
+    assert PrefixPlace(store, OUTPUT).claim(claim_of(run)) is None  # type: ignore[arg-type]
     result = do(TaskKind.FINISH)
     assert isinstance(result, Finished), result
     assert result.results.completed == rows

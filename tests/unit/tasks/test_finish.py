@@ -17,6 +17,8 @@ from batchinference.model.run import Shard, ShardState
 from batchinference.model.status import Reason
 from batchinference.model.work import Cleaned, FaultKind, TaskFault, TaskKind, Uploaded
 from batchinference.records import codes
+from batchinference.tasks.admit import claim_of
+from batchinference.tasks.places import PrefixPlace
 from fakes.stores import Crash
 from unit.tasks.desk import (
     OUTPUT,
@@ -34,6 +36,7 @@ from unit.tasks.desk import (
 
 def staged(path: Path, rows: int = 10, records: int = 4, minimum: int = 1) -> Desk:
     found = Desk(path, make_run(limits(records, minimum=minimum)))
+    found.claim()
     found.put_input(jsonl(request(f"t{n}") for n in range(rows)))
     found.stage()
     return found
@@ -145,6 +148,7 @@ def test_finishing_again_after_a_crash_at_any_call_leaves_the_same_bytes(tmp_pat
     total = found.store.calls.total() - total
     for stop in range(total):
         found.store.delete_prefix(OUTPUT)
+        found.claim()
         left = stop
 
         def before(operation: str, uri: str) -> None:
@@ -224,6 +228,21 @@ def test_staging_that_is_gone_needs_a_person(tmp_path: Path, gone: str) -> None:
     del found.store.objects[f"{STAGING}{gone}"]
     result = fault(found.perform(TaskKind.FINISH))
     assert (result.kind, result.reason) == (FaultKind.STALLED, Reason.STAGING_UNAVAILABLE)
+
+
+def test_nothing_is_written_to_a_place_that_is_not_ours_any_more(tmp_path: Path) -> None:
+    found = staged(tmp_path)
+    for shard in range(3):
+        found.answer_all(shard)
+    taken = replace(claim_of(found.run), run_key="k2")
+    for claim in (None, taken):
+        found.store.delete_prefix(OUTPUT)
+        if claim is not None:
+            assert PrefixPlace(found.store, OUTPUT).claim(claim) is None
+        before = found.store.under(OUTPUT)
+        result = fault(found.perform(TaskKind.FINISH))
+        assert (result.kind, result.reason) == (FaultKind.STALLED, Reason.OUTPUT_CONFLICT)
+        assert found.store.under(OUTPUT) == before
 
 
 # ---------------------------------------------------------------- pooling
