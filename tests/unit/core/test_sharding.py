@@ -68,6 +68,14 @@ def test_a_record_above_the_token_limit_goes_alone() -> None:
     assert fill([(1, 2), (1, 9), (1, 2)], limits, [3]) == [[(1, 2)], [(1, 9)], [(1, 2)]]
 
 
+def test_an_empty_shard_takes_one_record_whatever_its_size() -> None:
+    cutter = Cutter(Limits(10, 100, 30, max_enqueued_tokens=5))
+    assert cutter.take([], []) == 0
+    assert cutter.take([101], [9]) == 1
+    assert (cutter.records, cutter.size, cutter.tokens) == (1, 101, 9)
+    assert cutter.take([1], [0]) == 0
+
+
 def moved(last: int, full: int, limits: Limits, size: int = 1, known: int = 99) -> int:
     cutter = Cutter(limits)
     cutter.take([size] * last, [1] * last)

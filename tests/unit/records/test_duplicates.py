@@ -22,6 +22,22 @@ def test_it_is_a_set(tmp_path_factory: pytest.TempPathFactory, ids: list[bytes],
             seen.add(custom_id)
 
 
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.lists(st.binary(max_size=2), max_size=20), max_size=20), st.integers(0, 5000))
+def test_adding_many_is_adding_each(
+    tmp_path_factory: pytest.TempPathFactory, blocks: list[list[bytes]], room: int
+) -> None:
+    seen: set[bytes] = set()
+    with SeenIDs(tmp_path_factory.getbasetemp(), exact_bytes=room) as ids_seen:
+        for block in blocks:
+            want = []
+            for position, custom_id in enumerate(block):
+                if custom_id in seen:
+                    want.append(position)
+                seen.add(custom_id)
+            assert ids_seen.add_all(block) == want
+
+
 def test_it_stays_a_set_while_its_table_grows_and_gives_pages_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

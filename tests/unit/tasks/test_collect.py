@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import random
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchinference.errors import Retry
+from batchinference.errors import Permanent, Retry
 from batchinference.model.batch import BatchFailure, BatchState
 from batchinference.model.run import Collected, SubmissionState
 from batchinference.model.status import Reason
@@ -196,6 +197,42 @@ def test_a_passing_failure_of_the_provider_leaves_nothing_half_written(tmp_path:
     result = found.perform(TaskKind.COLLECT, shard=0, ordinal=1)
     assert isinstance(result, TaskFault)
     assert (result.kind, result.reason) == (FaultKind.RETRY, Reason.PROVIDER_UNAVAILABLE)
+    assert found.staged() == before
+
+
+def test_a_refusal_of_the_provider_is_passed_on(tmp_path: Path) -> None:
+    found = staged(tmp_path)
+    found.end(0, files={"a": jsonl(answer(n) for n in range(5))})
+
+    class Closed(BodyData):
+        def open_results(self, files):  # type: ignore[no-untyped-def]
+            raise Permanent(Reason.ACCESS_DENIED, "no")
+
+    found.data = Closed()
+    result = found.perform(TaskKind.COLLECT, shard=0, ordinal=1)
+    assert isinstance(result, TaskFault)
+    assert (result.kind, result.reason) == (FaultKind.PERMANENT, Reason.ACCESS_DENIED)
+
+
+def test_a_shard_that_was_never_submitted_has_nothing_to_collect(tmp_path: Path) -> None:
+    result = staged(tmp_path).perform(TaskKind.COLLECT, shard=0, ordinal=1)
+    assert isinstance(result, TaskFault)
+    assert (result.kind, result.reason) == (FaultKind.PERMANENT, codes.NOT_SUBMITTED)
+
+
+def test_a_write_that_fails_half_way_is_not_seen(tmp_path: Path) -> None:
+    found = staged(tmp_path)
+    found.end(0, files={"a": jsonl(answer(n) for n in range(5))})
+    before = found.staged()
+
+    def full(operation: str, uri: str) -> None:
+        if operation == "commit":
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    found.store.before = full
+    result = found.perform(TaskKind.COLLECT, shard=0, ordinal=1)
+    assert isinstance(result, TaskFault)
+    assert (result.kind, result.reason) == (FaultKind.WAITING, Reason.DISK_FULL)
     assert found.staged() == before
 
 
