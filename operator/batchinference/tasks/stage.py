@@ -10,38 +10,31 @@ before are read back from the row table.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate, chain
+from itertools import accumulate
 from pathlib import Path
 
 import msgspec
 
 from batchinference.core.sharding import shards_needed
 from batchinference.errors import Permanent, Stalled
-from batchinference.model.codec import decode
-from batchinference.model.job import Operation, Parameters
 from batchinference.model.run import MAX_SHARDS, BadRecord, Cursor, Run, Shard, Staged
 from batchinference.model.status import Reason
 from batchinference.model.work import Checkpoint, StageDone
-from batchinference.ports import BatchData, BodyEncoder, ObjectInfo, SourceChanged
+from batchinference.ports import ObjectInfo, SourceChanged
 from batchinference.records import codes
 from batchinference.records.duplicates import SeenIDs
 from batchinference.records.lines import Block, Oversized, blocks, plain_lines
-from batchinference.records.parameters import REQUIRED, URLS, defaults
-from batchinference.records.refusal import BadLine, UnsupportedRequest
+from batchinference.records.refusal import BadLine
 from batchinference.records.request import (
     BEHIND_BODY,
-    Request,
-    RequestReader,
-    Rules,
-    Usual,
-    decode_body,
 )
 from batchinference.records.rowtable import bad_entry, bad_row
 from batchinference.records.tokens import estimate, estimates
-from batchinference.records.wire import MAX_ROWS, wire_id
+from batchinference.records.wire import MAX_ROWS
 from batchinference.tasks import spool
+from batchinference.tasks.encoder import Encoder
 from batchinference.tasks.layout import layout
 from batchinference.tasks.shard_files import Piece, ShardBuilder, TooManyShards
 from batchinference.tasks.sources import snapshot
@@ -116,7 +109,7 @@ class _Pass:
         self._snapshot = snapshot(self._objects)
         self._shards = list(run.shards) if run.cursor else []
         self._state = _State()
-        self._encode = _Encoder(run, bench.data)
+        self._encode = Encoder(run, bench.data)
         limits = run.limits
         # With the newline, which a record that fills a batch alone has too.
         self._max_record = min(limits.max_bytes_per_record + 1, limits.max_bytes_per_batch)
@@ -330,87 +323,3 @@ class _Pass:
             f"The input would make about {needed} batches; a run has at most {MAX_SHARDS}. "
             "Split it over several jobs",
         )
-
-
-class _Encoder:
-    """Turns checked records into the provider's lines."""
-
-    def __init__(self, run: Run, data: BatchData) -> None:
-        spec = run.spec
-        operation = Operation(spec.get("operation") or Operation.CHAT_COMPLETIONS)
-        parameters = decode(
-            Parameters, spec.get("parameters") or {}, "spec.parameters", ignore_unknown=True
-        )
-        self._model = str(spec["model"])
-        self._url = URLS[operation]
-        self._data = data
-        self._encode_body = data.encode_body if isinstance(data, BodyEncoder) else None
-        self._frame = _frame(self._encode_body, self._url) if self._encode_body else None
-        self.reader = RequestReader(
-            Rules(
-                self._model,
-                self._url,
-                REQUIRED[operation],
-                defaults(parameters, operation),
-                native="bedrock" in run.provider.settings,
-            )
-        )
-        self.native: bool | None = run.cursor.native if run.cursor else None
-
-    def line(self, row: int, request: Request) -> bytes:
-        """The record's line, without the newline.
-
-        Raises:
-            BadLine: the provider can't do it, or it is of another format than the others.
-        """
-        if request.native is not self.native:
-            self._agree(request)
-        if request.native:
-            return b'{"recordId":"r%010d","modelInput":%b}' % (row, request.body)
-        if self._encode_body is not None:
-            return self._encode_body(row, self._url, request.body)
-        body = decode_body(request.body, request.custom_id)
-        complete = {"custom_id": wire_id(row), "method": "POST", "url": self._url, "body": body}
-        try:
-            return self._data.encode(row, complete, self._model)
-        except UnsupportedRequest as refused:
-            raise BadLine(refused.code, refused.message, request.custom_id) from None
-
-    def many(self, row: int, usual: Usual) -> tuple[bytes, list[int]] | None:
-        """The lines of consecutive records with their newlines, and their sizes; None where each
-        record needs a look of its own.
-        """
-        if self._frame is None or self.native:
-            return None
-        self.native = False
-        head = self._frame + usual.front.replace(b"%", b"%%")
-        heads = [head % n for n in range(row, row + len(usual.rests))]
-        data = b"".join(chain.from_iterable(zip(heads, usual.rests, strict=True)))
-        size = len(heads[0])
-        return data, [size + len(rest) for rest in usual.rests]
-
-    def _agree(self, request: Request) -> None:
-        """The first record decides whether all are canonical or all are the provider's own: one
-        batch can't hold both.
-        """
-        if self.native is not None:
-            ours, theirs = ("`modelInput`", "`body`") if self.native else ("`body`", "`modelInput`")
-            raise BadLine(
-                codes.MIXED_FORMATS,
-                f"the records before have {ours}, this one has {theirs}; use one of them",
-                request.custom_id,
-            )
-        self.native = request.native
-
-
-def _frame(encode_body: Callable[[int, str, bytes], bytes], url: str) -> bytes | None:
-    """What stands in front of every body, as a format of the row; None where lines are not the
-    wire id and the body in a fixed frame that ends in a brace.
-    """
-    row, body = 1_234_567_890, b"\0"
-    before, _, after = encode_body(row, url, body).partition(body)
-    head, wire, rest = before.partition(wire_id(row).encode())
-    if after != b"}" or not wire or wire in rest:
-        return None
-    frame = head.replace(b"%", b"%%") + b"r%010d" + rest.replace(b"%", b"%%")
-    return frame if frame % 7 + b"{}}" == encode_body(7, url, b"{}") else None
