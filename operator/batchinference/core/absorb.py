@@ -35,6 +35,7 @@ from batchinference.core.outcomes import (
     TaskDone,
 )
 from batchinference.core.policy import BELOW_MINIMUM, final_verdict, reject, was_cancelled_by_us
+from batchinference.core.pricing import priced
 from batchinference.core.receipt import receipt
 from batchinference.core.setting import Setting
 from batchinference.core.transitions import RunInput, ShardInput, step_run, step_shard
@@ -239,4 +240,5 @@ def _finished(run: Run, result: Finished, setting: Setting) -> Run:
     stepped = step_run(run, RunInput.PARK if park else RunInput.MANIFEST)
     if stepped is None:
         return run
-    return replace(stepped, results=result.results, verdict=verdict, completion_time=setting.now)
+    results = priced(result.results, run.provider.settings, setting.spec.model)
+    return replace(stepped, results=results, verdict=verdict, completion_time=setting.now)

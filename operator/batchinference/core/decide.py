@@ -62,7 +62,7 @@ def come_back(draft: Draft) -> bool:
     meta = job.metadata
     if run.owner.uid != meta.uid:
         owner = Owner(meta.namespace, meta.name, meta.uid, meta.generate_name)
-        draft.run = replace(run, owner=owner, adopted=True)
+        draft.run = replace(_wanted_again(run), owner=owner, adopted=True)
         text = f"Found run {run.key[:12]} ({run.phase.value}) of an earlier object; {_history(run)}"
         draft.effects.append(Announce(Reason.ADOPTED, text))
     if draft.run.phase is RunPhase.PARKED and draft.spec.desired_state is DesiredState.ACTIVE:
@@ -78,12 +78,24 @@ def _history(run: Run) -> str:
     return "it is still running and is followed"
 
 
+def _wanted_again(run: Run) -> Run:
+    """An orphaned run of which nothing was cancelled goes on as if it had never been orphaned."""
+    orphaned = run.cancel is not None and run.cancel.why is CancelWhy.ORPHANED
+    if not orphaned or run.phase is not RunPhase.RUNNING:
+        return run
+    return replace(run, shards=_resumed(run), cancel=None)
+
+
 def _take_up(run: Run) -> Run:
     stepped = step_run(run, RunInput.RESUME) or run
-    shards = tuple(step_shard(s, ShardInput.RESUME) or s for s in stepped.shards)
+    shards = _resumed(stepped)
     return replace(
         stepped, shards=shards, cancel=None, verdict=None, results=None, completion_time=None
     )
+
+
+def _resumed(run: Run) -> tuple[Shard, ...]:
+    return tuple(step_shard(s, ShardInput.RESUME) or s for s in run.shards)
 
 
 def want_cancel(draft: Draft) -> bool:

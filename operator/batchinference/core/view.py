@@ -34,6 +34,7 @@ from batchinference.model.status import (
     Condition,
     ConditionType,
     ConfigMapRef,
+    Cost,
     JobStatus,
     Outputs,
     Reason,
@@ -89,6 +90,7 @@ def status_of(scene: Scene) -> JobStatus:
         shards=kept.shards if kept else _shard_counts(run.shards) if run.shards else None,
         submissions=kept.submissions if kept else _submissions(run, scene.notes),
         usage=_usage(run),
+        cost=_cost(run),
         outputs=_outputs(run),
     )
 
@@ -363,6 +365,13 @@ def _usage(run: Run) -> Usage | None:
                 spent_in += shard.collected.input_tokens
                 spent_out += shard.collected.output_tokens
     return Usage(str(spent_in), str(spent_out)) if spent_in or spent_out else None
+
+
+def _cost(run: Run) -> Cost | None:
+    found = run.results
+    if found is None or not found.currency:
+        return None
+    return Cost(found.currency, actual=found.cost, on_demand=found.on_demand_cost)
 
 
 def _outputs(run: Run) -> Outputs | None:

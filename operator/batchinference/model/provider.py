@@ -357,8 +357,6 @@ def not_implemented_fields(spec: ProviderSpec) -> tuple[str, ...]:
     """Paths of the fields with a value that this version cannot act on; they stall the job."""
     found = {
         "spec.langChain": spec.lang_chain is not None,
-        "spec.quotaGroup": spec.quota_group != "",
-        "spec.pricing": spec.pricing != (),
         "spec.unknownOutcomePolicy": spec.unknown_outcome_policy is not UnknownOutcomePolicy.HALT,
     }
     return tuple(path for path, present in found.items() if present)

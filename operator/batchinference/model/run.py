@@ -317,7 +317,11 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """What was left in the output place, as the manifest says."""
+    """What was left in the output place, as the manifest says.
+
+    Attributes:
+        currency, cost, on_demand_cost: decimal strings; "" where the model has no price.
+    """
 
     results_uri: str = ""
     errors_uri: str = ""
@@ -328,6 +332,9 @@ class Results:
     expired: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
+    currency: str = ""
+    cost: str = ""
+    on_demand_cost: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -132,8 +132,10 @@ class Providers:
         return Trial(generation, self._account_id(provider, account.id), None)
 
     def _account_id(self, provider: InferenceProvider, account: str) -> str:
-        """An endpoint that names no account counts against the provider object (protocol 1.5)."""
-        return account or _identity(provider)
+        """What quotas count against: the group that the object names, else the account; an
+        endpoint that names no account counts against the provider object (protocol 1.5)."""
+        group = provider.spec.quota_group
+        return f"group/{group}" if group else account or _identity(provider)
 
     async def _write(self, provider: InferenceProvider, trial: Trial) -> bool:
         """Show the trial; False when it has to be tried again soon."""

@@ -1,0 +1,38 @@
+"""Cost: exact, discounted, and never invented."""
+
+from __future__ import annotations
+
+import pytest
+
+from batchinference.core.pricing import priced
+from batchinference.model.run import Results
+
+MINI = {"model": "mini", "inputPerMillionTokens": "0.40", "outputPerMillionTokens": "1.60"}
+
+
+@pytest.mark.parametrize(
+    ("price", "tokens", "cost", "on_demand", "reason"),
+    [
+        (MINI, (1_000_000, 1_000_000), "1.00", "2.00", "half of the live price by default"),
+        ({**MINI, "batchDiscountPercent": 0}, (500_000, 0), "0.20", "0.20", "no discount"),
+        ({**MINI, "batchDiscountPercent": 100}, (5, 5), "0.00", "0.00001", "all of it"),
+        (MINI, (1, 0), "0.00", "0.00", "below a millionth is shown as nothing"),
+        (MINI, (3, 7), "0.000006", "0.000012", "exact to a millionth"),
+        (MINI, (10**16, 0), "2000000000.00", "4000000000.00", "beyond what floats count"),
+    ],
+)
+def test_cost_is_tokens_times_price_less_the_discount(
+    price, tokens, cost, on_demand, reason
+) -> None:
+    found = priced(
+        Results(input_tokens=tokens[0], output_tokens=tokens[1]), {"pricing": [price]}, "mini"
+    )
+    assert (found.currency, found.cost, found.on_demand_cost) == ("USD", cost, on_demand), reason
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"pricing": None}, {"pricing": [{"model": "mini"}]}, {"pricing": [MINI]}]
+)
+def test_a_model_without_a_price_has_no_cost(settings) -> None:
+    results = Results(input_tokens=5)
+    assert priced(results, settings, "other") == results
