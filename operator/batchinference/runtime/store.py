@@ -98,6 +98,8 @@ class Store:
         else:
             self._changed_spec.discard(uid)
         before = self._jobs.get(uid)
+        if before is not None and _is_older(job.metadata, before.metadata.resource_version):
+            return set()
         self._jobs[uid] = job
         self._uids.setdefault(key, set()).add(uid)
         return {key} if before is None or _trigger(before) != _trigger(job) else set()
@@ -178,11 +180,18 @@ class Store:
     # ---- what our own writes tell ahead of the watch
 
     def wrote_status(self, uid: str, status: Mapping[str, Any], version: str) -> None:
-        """Our status write went through."""
+        """Our status write went through; the watch may have brought something newer already."""
         job = self._jobs.get(uid)
         if job is not None:
             meta = replace(job.metadata, resource_version=version)
-            self._jobs[uid] = replace(job, metadata=meta, status=status)
+            if not _is_older(meta, job.metadata.resource_version):
+                self._jobs[uid] = replace(job, metadata=meta, status=status)
+
+
+def _is_older(meta: ObjectMeta, version: str) -> bool:
+    """Whether the object is older than that version of it. Versions of one kind can be compared."""
+    old, new = version, meta.resource_version
+    return old.isdecimal() and new.isdecimal() and int(new) < int(old)
 
 
 def _trigger(job: BatchInferenceJob) -> tuple[object, ...]:

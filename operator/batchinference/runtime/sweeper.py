@@ -101,7 +101,7 @@ class Sweeper:
         """Whether the API server says so, with the kind and the namespace well and in place."""
         found = await self._kube.get(ref)
         if found is not None:
-            for key in self._store.observe(JOB_KIND, None, found):
+            for key in self._store.observe(JOB_KIND, "MODIFIED", found):
                 self._look(key)
             return str(found.get("metadata", {}).get("uid", "")) != ref.uid
         for place in (_DEFINITION, ObjectRef("Namespace", "", ref.namespace)):
