@@ -21,7 +21,7 @@ from batchinference.model.run import (
     ShardState,
     SubmissionState,
 )
-from fakes.server import ProviderServer, row_of
+from fakes.server import ProviderServer, StoredBatch, row_of
 
 Body = Mapping[str, Any]
 
@@ -327,9 +327,7 @@ def result_problems(
         row = line.get("row")
         answered = line.get("error") is None
         paid = bills.get((run.tag, int(row or 0)), [])
-        good = [
-            b for b in paid if row not in {row_of(r) for r in b.error_rows} and not b.files_gone
-        ]
+        good = [b for b in paid if _answers(b, int(row or 0))]
         if answered:
             content = _answer_text(line)
             expected = [f"answer of {b.id} to {records[int(row or 0)]}" for b in good]
@@ -341,6 +339,12 @@ def result_problems(
                 f"missing: {line.get('error')}"
             )
     return found
+
+
+def _answers(batch: StoredBatch, row: int) -> bool:
+    """Whether the batch has a good answer to give for that row."""
+    held = [r for r in batch.rows if row_of(r) == row and r not in batch.error_rows]
+    return any(batch.has_line(r) for r in held)
 
 
 def _answer_text(line: Mapping[str, Any]) -> str:

@@ -26,6 +26,7 @@ class Fate(StrEnum):
     EXPIRE = "expire"  # ends before everything was processed
     PARTIAL = "partial"  # Bedrock's word for the same
     LOST = "lost"  # completes, and its files are gone
+    GAPS = "gaps"  # completes, and its files lack lines
     QUOTA = "quota"  # accepted, then failed with token_limit_exceeded
     TRANSIENT = "transient"  # accepted, then failed, and the same input passes another time
     INVALID = "invalid"  # accepted, then refused in validation for good
@@ -71,7 +72,14 @@ class StoredBatch:
 
     @property
     def processed_whole(self) -> bool:
-        return self.fate in {Fate.COMPLETE, Fate.LOST}
+        return self.fate in {Fate.COMPLETE, Fate.LOST, Fate.GAPS}
+
+    def has_line(self, row: str) -> bool:
+        """Whether its files hold the answer to a record that it processed."""
+        if self.files_gone:
+            return False
+        cut_short = self.cancelled_end is not None and self.cancelled_end < self.end_at
+        return self.fate is not Fate.GAPS or cut_short or row not in self.rows[::2]
 
     def failed_in_validation(self) -> bool:
         return self.missing_input or self.fate in {Fate.QUOTA, Fate.INVALID, Fate.TRANSIENT}
@@ -352,7 +360,7 @@ class ProviderServer:
     def result_lines(self, batch: StoredBatch, now: datetime) -> Iterator[bytes]:
         """The lines of its result files, in no order."""
         processed = batch.processed_by(now)
-        for row in processed:
+        for row in filter(batch.has_line, processed):
             yield _line(row, _answer(batch, row), failed=row in batch.error_rows)
         if batch.expiry_lines and not batch.failed_in_validation():
             done = set(processed)

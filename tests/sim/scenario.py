@@ -80,10 +80,11 @@ SETTLE_S = 40.0
 """The settle time of all plays; straggling creates and listings stay below it."""
 
 
-def draw(seed: int) -> Scenario:
-    """The scenario of a seed."""
+def draw(seed: int, grim: float | None = None) -> Scenario:
+    """The scenario of a seed. `grim` from 0 to 1 says how much goes wrong: some plays are quiet."""
     rnd = random.Random(seed)
-    grim = rnd.random()  # how much goes wrong in this one: some plays are quiet
+    drawn = rnd.random()
+    grim = drawn if grim is None else grim
     providers = tuple(_provider(rnd, name, grim) for name in ("p1", "p2")[: rnd.randint(1, 2)])
     jobs = tuple(_job(rnd, n, providers) for n in range(rnd.randint(1, 3)))
     crashes = rnd.randint(0, 20) if rnd.random() < grim else rnd.randint(0, 2)
@@ -115,10 +116,10 @@ def _provider(rnd: random.Random, name: str, grim: float) -> ProviderPlan:
         end = Fate.EXPIRE if flavour is Flavour.OPENAI else Fate.PARTIAL
         weight = rnd.random() * 0.5
         fates += [(end, weight), (Fate.QUOTA, weight / 2), (Fate.TRANSIENT, weight / 4)]
-        fates += [(rnd.choice([Fate.INVALID, Fate.LOST]), weight / 4)]
+        fates += [(rnd.choice([Fate.INVALID, Fate.LOST, Fate.GAPS]), weight / 4)]
     habits = Habits(
         validate_s=rnd.choice([1.0, 30.0]),
-        work_s=rnd.choice([5.0, 60.0, 300.0]),
+        work_s=rnd.choice([5.0, 60.0, 300.0, 3000.0]),
         cancel_s=rnd.choice([0.0, 5.0, 60.0]),
         list_lag_s=rnd.choice([0.0, 1.0, SETTLE_S * 0.45]),
         replay_s=rnd.choice([60.0, 600.0]) if flavour is Flavour.BEDROCK else 0.0,

@@ -49,7 +49,7 @@ SETTINGS = RuntimeSettings(
     call_timeout_s=30.0,
     sweep_s=60.0,
 )
-_PATIENCE_S = 3 * 3600.0
+_PATIENCE_S = 10 * 3600.0
 """Virtual seconds after the calm in which everything must have come to its end."""
 
 _SECRETS: Mapping[str, dict[str, str]] = {
@@ -394,7 +394,7 @@ class Stage:
             for run in self.journals.runs():
                 if run.phase not in {RunPhase.ENDED, RunPhase.PARKED}:
                     self.report.problems.append(f"{run.owner.name} never ends: {run.phase.value}")
-        self.watcher.check_end(grace_s=300.0)
+        self.watcher.check_end(grace_s=900.0)
         self.report.problems += [*self.watcher.problems, *self.report.complaints]
         for run in self.journals.runs():
             self.report.ends.append(run.verdict.ending.value if run.verdict else run.phase.value)

@@ -1,0 +1,187 @@
+"""Deliberate bugs that the simulation must catch: each patches named functions of the runtime.
+
+A mutant that survives means that the simulation has gone blind, or that the function is not called
+any more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from typing import Any
+
+from batchinference.core import absorb, decide, follow, submit
+from batchinference.core.draft import Draft
+from batchinference.core.notes import Notes
+from batchinference.core.outcomes import BatchSeen
+from batchinference.model.batch import BatchState, OutcomeUnknown, RefusalKind, Refused
+from batchinference.model.run import Run, Shard, ShardState, SubmissionState
+from batchinference.runtime import accounts, effects, reconciler
+from batchinference.runtime.sweeper import Sweeper
+from fakes.journals import FakeJournals
+from fakes.provider import FakeProvider
+
+Patch = Callable[[ExitStack], None]
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A bug.
+
+    Attributes:
+        patch: plants it for as long as the stack is open.
+        caught_by: words that the complaint must hold.
+    """
+
+    name: str
+    patch: Patch
+    caught_by: str
+
+
+def _set(stack: ExitStack, owner: Any, name: str, value: Any) -> None:
+    before = getattr(owner, name)
+    setattr(owner, name, value)
+    stack.callback(setattr, owner, name, before)
+
+
+def _put_back_what_is_unknown(run: Run, notes: Notes, shard: Shard) -> tuple[Run, Notes]:
+    back = shard.with_last(state=SubmissionState.REFUSED, request={})
+    return run.with_shard(replace(back, state=ShardState.QUEUED)), notes
+
+
+def resubmit_without_asking(stack: ExitStack) -> None:
+    """A lost answer is taken for a refusal."""
+    _set(stack, follow, "lose", _put_back_what_is_unknown)
+
+
+def forget_the_claim(stack: ExitStack) -> None:
+    """A claim of a process that died is taken for one that was never sent."""
+    _set(stack, submit, "lose", _put_back_what_is_unknown)
+
+
+def send_again_after_a_restart(stack: ExitStack) -> None:
+    """A claim of a process that died is sent again at once, as if every provider had tokens."""
+    made = FakeProvider.__init__
+
+    def init(self: FakeProvider, *args: Any, **kwargs: Any) -> None:
+        made(self, *args, **kwargs)
+        self.traits = replace(self.traits, resend_window_s=600.0)
+
+    _set(stack, FakeProvider, "__init__", init)
+
+
+def believe_one_listing(stack: ExitStack) -> None:
+    """The first listing without the submission settles it, without a fence."""
+
+    def unknown(draft: Draft, shard: Shard) -> Shard:
+        look = draft.notes.looks.get((shard.index, shard.submissions[-1].ordinal))
+        if look is None:
+            return asked(draft, shard)
+        draft.run, draft.notes = _put_back_what_is_unknown(draft.run, draft.notes, shard)
+        return draft.run.shards[shard.index]
+
+    asked = submit._unknown
+    _set(stack, submit, "_unknown", unknown)
+
+
+def ignore_the_journals_version(stack: ExitStack) -> None:
+    """Whoever writes last wins."""
+    write = FakeJournals.write
+
+    async def blindly(self: FakeJournals, run: Run, version: str) -> str:
+        held = self.stored.get(run.key)
+        return await write(self, run, str(held[1]) if held else version)
+
+    _set(stack, FakeJournals, "write", blindly)
+
+
+def claim_after_sending(stack: ExitStack) -> None:
+    """Effects start before their claim is written."""
+    once = reconciler.Reconciler._write
+
+    async def write(self: Any, entry: Any, run: Run, outcomes: Any) -> bool:
+        for shard in run.shards:
+            if shard.state is ShardState.CLAIMED and shard not in entry.run.shards:
+                connected = await self._clients.of_run(run.provider)
+                await connected.client.submit(shard.submissions[-1].request)
+        return await once(self, entry, run, outcomes)
+
+    _set(stack, reconciler.Reconciler, "_write", write)
+
+
+def restart_ordinals(stack: ExitStack) -> None:
+    """Every submission of a shard is the first."""
+    _set(stack, submit, "next_ordinal", lambda _run, _shard: 1)
+
+
+def never_cancel(stack: ExitStack) -> None:
+    """The batches of a deleted job run on."""
+    steps = tuple(s for s in decide.STEPS if s is not decide.cancel_batches)
+    _set(stack, decide, "STEPS", steps)
+
+
+def bill_lost_answers_again(stack: ExitStack) -> None:
+    """What is missing from a completed batch is sent once more."""
+    _set(stack, BatchState, "may_leave_unbilled", property(lambda _state: True))
+
+
+def take_any_batch_of_the_shard(stack: ExitStack) -> None:
+    """A look-up does not compare ordinals."""
+
+    def is_that(view: Any, run: Run, effect: Any) -> bool:
+        named = view.submission
+        return named is not None and (named.tag, named.shard) == (run.tag, effect.shard)
+
+    _set(stack, effects, "_is_that", is_that)
+
+
+def never_sweep(stack: ExitStack) -> None:
+    """Objects that went unseen are never missed."""
+
+    async def sweep(_self: Sweeper) -> None:
+        return
+
+    _set(stack, Sweeper, "sweep", sweep)
+
+
+def refuse_after_an_unanswered_try(stack: ExitStack) -> None:
+    """A refusal of a repeat is believed although the first try may have been accepted."""
+    answered = follow.submit_answered
+
+    def submit_answered(run: Run, notes: Notes, answer: Any, setting: Any) -> tuple[Run, Notes]:
+        outcome = answer.outcome
+        if isinstance(outcome, OutcomeUnknown):
+            refused = Refused(RefusalKind.THROTTLED, "lost", "taken for a refusal")
+            return answered(run, notes, replace(answer, outcome=refused), setting)
+        return answered(run, notes, answer, setting)
+
+    _set(stack, absorb, "submit_answered", submit_answered)
+
+
+def forget_an_end_that_came_early(stack: ExitStack) -> None:
+    """The poller tells an end once, whether the journal knows the batch or not."""
+
+    def saw(self: Any, entry: Any, view: Any, **_given: Any) -> None:
+        if entry.notes.views.get(view.id) != view:
+            self._deliver(entry.key, BatchSeen(view))
+
+    _set(stack, accounts.Accounts, "_saw", saw)
+
+
+MUTANTS = (
+    Mutant("resubmit without asking", resubmit_without_asking, "could bill"),
+    Mutant("forget the claim", forget_the_claim, "could bill"),
+    Mutant("send again after a restart", send_again_after_a_restart, "accepted twice"),
+    Mutant("believe one listing", believe_one_listing, "could bill"),
+    Mutant("ignore the journal's version", ignore_the_journals_version, ""),
+    Mutant("claim after sending", claim_after_sending, "accepted twice"),
+    Mutant("restart ordinals", restart_ordinals, ""),
+    Mutant("never cancel", never_cancel, "never cancelled"),
+    Mutant("bill lost answers again", bill_lost_answers_again, ""),
+    Mutant("take any batch of the shard", take_any_batch_of_the_shard, ""),
+    Mutant("never sweep", never_sweep, ""),
+    Mutant("believe a refusal after a lost answer", refuse_after_an_unanswered_try, "could bill"),
+    Mutant("forget an end that came early", forget_an_end_that_came_early, "never"),
+)
+"""All of them."""
