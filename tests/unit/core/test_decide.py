@@ -87,6 +87,20 @@ def test_a_live_run_is_adopted_and_followed() -> None:
     assert not of_kind(decided(decision.run), Announce), "said once"
 
 
+def test_an_orphaned_run_that_is_wanted_again_goes_on() -> None:
+    shards = (in_state(S.SUBMITTED), in_state(S.DROPPED, 1))
+    run = stranger(run_with(*shards, cancel=ORPHANED))
+    taken = decided(run).run
+    assert taken.cancel is None
+    assert [s.state for s in taken.shards] == [S.SUBMITTED, S.QUEUED]
+    deleted_again = decided(taken, observed(deleting=True))
+    assert of_kind(deleted_again, CancelBatch), "by an object that cancels"
+    cancelled = stranger(run_with(*shards, cancel=DELETED))
+    assert decided(cancelled).run.cancel == DELETED, "it goes on once that is through"
+    finishing = replace(run, phase=P.FINISHING)
+    assert decided(finishing).run.cancel == ORPHANED, "too late: it is taken up after parking"
+
+
 @pytest.mark.parametrize("phase", [P.CLEANING, P.ENDED])
 def test_a_finished_run_is_adopted_with_its_times_and_its_verdict(phase) -> None:
     run = stranger(over(phase, in_state(S.COLLECTED), start_time=START))
