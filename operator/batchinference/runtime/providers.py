@@ -133,7 +133,8 @@ class Providers:
 
     def _account_id(self, provider: InferenceProvider, account: str) -> str:
         """What quotas count against: the group that the object names, else the account; an
-        endpoint that names no account counts against the provider object (protocol 1.5)."""
+        endpoint that names no account counts against the provider object (protocol 1.5).
+        """
         group = provider.spec.quota_group
         return f"group/{group}" if group else account or _identity(provider)
 
