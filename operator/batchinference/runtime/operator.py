@@ -142,7 +142,7 @@ class Operator:
 
     def observe(self, kind: str, event: str | None, body: Mapping[str, Any]) -> None:
         """Take in one watch event. Does no I/O and never raises on what objects hold."""
-        for key in self._store.observe(kind, event, body):
+        for key in sorted(self._store.observe(kind, event, body)):
             self._queue.add(key)
 
     # ---------------------------------------------------------------- life
@@ -202,7 +202,7 @@ class Operator:
     async def _try_provider(self, key: str) -> None:
         wait, changed = await self._providers.try_out(key)
         if changed:
-            for run_key in self._store.dependents(key):
+            for run_key in sorted(self._store.dependents(key)):
                 entry = self._entries.get(run_key)
                 if entry is not None:
                     entry.notes = entry.notes.retry_now()
