@@ -32,11 +32,18 @@ class Mutant:
     Attributes:
         patch: plants it for as long as the stack is open.
         caught_by: words that the complaint must hold.
+        known: seeds that showed it when it was planted.
     """
 
     name: str
     patch: Patch
     caught_by: str
+    known: tuple[int, ...] = ()
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Where it is looked for: first where it was seen, then where it may be."""
+        return (*self.known, *range(1, 60))
 
 
 def _set(stack: ExitStack, owner: Any, name: str, value: Any) -> None:
@@ -171,17 +178,17 @@ def forget_an_end_that_came_early(stack: ExitStack) -> None:
 
 MUTANTS = (
     Mutant("resubmit without asking", resubmit_without_asking, "could bill"),
-    Mutant("forget the claim", forget_the_claim, "could bill"),
-    Mutant("send again after a restart", send_again_after_a_restart, "accepted twice"),
+    Mutant("forget the claim", forget_the_claim, "could bill", (8,)),
+    Mutant("send again after a restart", send_again_after_a_restart, "accepted twice", (8,)),
     Mutant("believe one listing", believe_one_listing, "could bill"),
-    Mutant("ignore the journal's version", ignore_the_journals_version, ""),
+    Mutant("ignore the journal's version", ignore_the_journals_version, "", (16,)),
     Mutant("claim after sending", claim_after_sending, "accepted twice"),
     Mutant("restart ordinals", restart_ordinals, ""),
-    Mutant("never cancel", never_cancel, "never cancelled"),
-    Mutant("bill lost answers again", bill_lost_answers_again, ""),
-    Mutant("take any batch of the shard", take_any_batch_of_the_shard, ""),
-    Mutant("never sweep", never_sweep, ""),
+    Mutant("never cancel", never_cancel, "never cancelled", (10,)),
+    Mutant("bill lost answers again", bill_lost_answers_again, "", (2,)),
+    Mutant("take any batch of the shard", take_any_batch_of_the_shard, "", (8,)),
+    Mutant("never sweep", never_sweep, "", (59,)),
     Mutant("believe a refusal after a lost answer", refuse_after_an_unanswered_try, "could bill"),
-    Mutant("forget an end that came early", forget_an_end_that_came_early, "never"),
+    Mutant("forget an end that came early", forget_an_end_that_came_early, "never", (67,)),
 )
 """All of them."""

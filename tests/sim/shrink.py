@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import fields, replace
 
 from fakes.provider import Faults
@@ -12,14 +13,14 @@ from sim.stage import Report, play
 _TRIES = 60
 
 
-def shrink(report: Report) -> Report:
-    """A report of a smaller scenario that fails too, in a bounded number of tries."""
+def shrink(report: Report, *, mutant: Callable[[ExitStack], None] | None = None) -> Report:
+    """A report of a smaller scenario that fails alike, in a bounded number of tries."""
     best, tries, shrunk = report, 0, True
     while shrunk and tries < _TRIES:
         shrunk = False
         for smaller in _smaller(best.scenario):
             tries += 1
-            again = play(smaller)
+            again = play(smaller, mutant=mutant)
             if again.failed and _kind(again) == _kind(report):
                 best, shrunk = again, True
                 break
