@@ -23,11 +23,16 @@ _CANCEL_ROUNDS = 2_000  # rounds of the loop after which a task is said to swall
 
 
 class Process:
-    """One life of the operator."""
+    """One life of the operator.
+
+    Attributes:
+        died: set when it was killed.
+    """
 
     def __init__(self, name: str, loop: asyncio.AbstractEventLoop) -> None:
         self.name = name
         self.alive = True
+        self.died = asyncio.Event()
         self._loop = loop
         self._tasks: list[asyncio.Task[Any]] = []
         self._context = contextvars.copy_context()
@@ -49,6 +54,7 @@ class Process:
     def kill(self) -> None:
         """End it here and now, as `kill -9` would: no further effect of it reaches a fake."""
         self.alive = False
+        self.died.set()
         for handle in list(getattr(self._loop, "_scheduled", ())):
             if handle._context.get(_PROCESS) is self:
                 handle.cancel()

@@ -170,6 +170,7 @@ class Stage:
         self.watcher = Watcher(self.world, self.kube, self.journals, self.servers)
         self._give_secrets()
         self._lives: list[Life] = []
+        self._more = asyncio.Event()
         self._gaps = list(scenario.crash_gaps)
         self._pauses = list(scenario.pauses)
         self._left = self._gaps.pop(0) if self._gaps else -1
@@ -259,7 +260,12 @@ class Stage:
         """Start the operator again after every death."""
         await self._start()
         while True:
-            await asyncio.sleep(0.1)
+            deaths = [asyncio.create_task(one.process.died.wait()) for one in self._lives]
+            deaths.append(asyncio.create_task(self._more.wait()))
+            await asyncio.wait(deaths, return_when=asyncio.FIRST_COMPLETED)
+            for waiting in deaths:
+                waiting.cancel()
+            self._more.clear()
             for life in [one for one in self._lives if not one.process.alive]:
                 await life.process.buried()
                 self._lives.remove(life)
@@ -308,6 +314,7 @@ class Stage:
                 self._give_secrets()
             case "second operator":
                 await self._start()
+                self._more.set()
             case "first operator dies" if len(self._lives) > 1:
                 self._lives[0].process.kill()
 
