@@ -148,6 +148,8 @@ def hold_object(draft: Draft) -> bool:
     if not observed.has_finalizer:
         draft.want(SetFinalizer(present=True))
         return True
+    # It stands: what failed on the way must not delay its removal.
+    draft.notes = draft.notes.without_failure(SetFinalizer(present=True).id)
     return False
 
 

@@ -30,7 +30,7 @@ _LIFETIME_S = 3000.0  # below the hour that an API server keeps Events
 _NOTE_LIMIT = 1024  # of events.k8s.io/v1
 _NAME_LIMIT = 200
 
-_Key = tuple[str, str, str, str, str, str]
+_Key = tuple[str, str, str, str, str, str, str]
 
 
 @dataclass(slots=True)
@@ -93,7 +93,8 @@ class KubeEvents:
     def record(self, event: Event) -> None:
         """See `ports.Recorder.record`."""
         about = event.about
-        key = (about.kind, about.namespace, about.name, about.uid, event.reason, event.message)
+        said = (event.reason, event.message, "Warning" if event.warning else "Normal")
+        key = (about.kind, about.namespace, about.name, about.uid, *said)
         now = self._clock.elapsed()
         series = self._known.get(key)
         if series is None or (series.name and now - series.told_at > _LIFETIME_S):
