@@ -27,6 +27,7 @@ from batchinference.model.run import (
     CancelWhy,
     Collected,
     Ending,
+    Place,
     Results,
     RunPhase,
     ShardState,
@@ -97,6 +98,20 @@ def bad_records(number, length=20):
 
 def test_nothing_is_known_of_a_run_that_is_not_staged() -> None:
     assert staging_verdict(staged_run(None), spec_of()) is None
+
+
+@pytest.mark.parametrize(
+    ("place", "rows", "refused"),
+    [
+        ("configmap://ml/answers", 500, False),
+        ("configmap://ml/answers", 501, True),
+        ("s3://data/out/", 501, False),
+    ],
+)
+def test_more_records_than_config_maps_hold_are_refused_before_paying(place, rows, refused) -> None:
+    run = staged_run(Staged(rows=rows, bad=0, size=1, tokens=1))
+    verdict = staging_verdict(replace(run, output=Place(place)), spec_of())
+    assert (verdict is not None and verdict.reason == Reason.TOO_LARGE) is refused
 
 
 def test_bad_records_are_named_by_line_number_and_source() -> None:

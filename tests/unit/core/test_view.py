@@ -206,6 +206,17 @@ LETTER = {"True": "T", "False": "F", "Unknown": "U"}
 ORDER = ("Submitted", "Complete", "Failed", "Suspended", "Reconciling", "Stalled")
 
 
+def test_the_cost_is_shown_where_there_is_a_price() -> None:
+    won = Verdict(Ending.SUCCEEDED, Reason.SUCCEEDED, "3 of 3")
+    priced = Results(completed=3, currency="USD", cost="1.00", on_demand_cost="2.00")
+    for results, cost in (
+        (priced, {"currency": "USD", "actual": "1.00", "onDemand": "2.00"}),
+        (Results(completed=3), None),
+    ):
+        status = encode(status_of(scene(replace(over(won), results=results))))
+        assert status.get("cost") == cost
+
+
 @pytest.mark.parametrize(("run", "problem", "held", "state", "letters", "verdict", "reason"), TABLE)
 def test_the_table_of_states(run, problem, held, state, letters, verdict, reason) -> None:
     status = status_of(scene(run, problem, held=held))
