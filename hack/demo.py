@@ -39,17 +39,14 @@ def main() -> int:
         say("the operator, under the ServiceAccount and the roles of the chart")
         operator = stack.start_operator()
         jobs = _prepare(stack, say)
-        try:
-            done = _follow(stack, operator, jobs)
-        except KeyboardInterrupt:
-            return 130
-        if not done:
+        if not _follow(stack, operator, jobs):
             print(
                 f"\nNot every job is Complete. The operator's log ends so:\n{operator.log_tail()}"
             )
             return 1
         _show_results(stack, jobs)
-        say("all examples are Complete; stopping everything")
+        say("all examples are Complete (the sandbox's answers are made up); stopping everything")
+        say("by hand, step by step: docs/tutorial/first-job.md")
     return 0
 
 
@@ -146,4 +143,7 @@ def _short(result: Mapping[str, Any]) -> str:
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parent))
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -119,7 +119,11 @@ class Stack:
         told = json.loads(ready.read_text())
         stack = cls(control_plane, folder, told, process, {**FAST, **(settings or {})})
         say("the chart, with helm")
-        stack.install_chart()
+        try:
+            stack.install_chart()
+        except BaseException:
+            stack.stop()
+            raise
         return stack
 
     def __enter__(self) -> Self:

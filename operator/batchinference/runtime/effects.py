@@ -253,7 +253,12 @@ class Effects:
         if isinstance(outcome, OutcomeUnknown):
             self._metrics.count("unanswered_submissions_total", provider=provider)
         logger.info(
-            "Submission %s/%s of run %s: %s", effect.shard, effect.ordinal, run.key[:12], kind
+            "Job %s/%s: shard %s, ordinal %s: %s",
+            run.owner.namespace,
+            run.owner.name,
+            effect.shard,
+            effect.ordinal,
+            kind,
         )
         if isinstance(outcome, Accepted):
             self._accounts.poll_now(run.provider.account)

@@ -98,7 +98,16 @@ class Showing:
         self._store.wrote_status(meta.uid, new, version)
         entry.written_at = self._clock.now()
         if old.get("state") != status.state:
-            self._recorder.record(_event(ref, status))
+            event = _event(ref, status)
+            self._recorder.record(event)
+            logger.info(
+                "Job %s/%s is %s: %s: %s",
+                meta.namespace,
+                meta.name,
+                status.state,
+                event.reason,
+                event.message,
+            )
 
     async def show_invalid(self, uid: str, invalid: InvalidJob) -> None:
         """A job that does not decode says so, and nothing else happens to it."""
