@@ -362,7 +362,7 @@ def test_optional_objects_are_off_until_switched_on(render, switch, kind) -> Non
     [
         pytest.param("bogus=1", "bogus", id="an unknown key"),
         pytest.param("rbac.bogus=1", "bogus", id="an unknown key below a known one"),
-        pytest.param("replicaCount=3", "replicaCount", id="more replicas than have a meaning"),
+        pytest.param("replicaCount=2", "replicaCount", id="more replicas than have a meaning"),
         pytest.param("image.digest=latest", "digest", id="a digest that is none"),
         pytest.param("watchNamespaces=ml", "watchNamespaces", id="text where a list is needed"),
         pytest.param(

@@ -211,7 +211,14 @@ def _runtime(given: Any) -> RuntimeSettings:
             must = "a number of seconds, 0 or more" if seconds else "a whole number, 0 or more"
             raise InvalidObject(path, f"must be {must}")
         found[names[key]] = float(value) if seconds else value
-    return replace(RuntimeSettings(), **found)
+    settings = replace(RuntimeSettings(), **found)
+    if settings.settle_s <= settings.submit_timeout_s:
+        path = f"{_RUNTIME}.{runtime_name('settle_s')}"
+        least = runtime_name("submit_timeout_s")
+        raise InvalidObject(
+            path, f"must be more than `{_RUNTIME}.{least}`: a batch may appear late"
+        )
+    return settings
 
 
 def runtime_name(name: str) -> str:

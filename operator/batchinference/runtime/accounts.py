@@ -17,7 +17,7 @@ from batchinference.clock import Clock, Randomness
 from batchinference.core.admission import Demand, admit
 from batchinference.core.backoff import backoff_s
 from batchinference.core.outcomes import BatchMissing, BatchSeen, Outcome
-from batchinference.errors import Fault
+from batchinference.errors import Fault, Retry
 from batchinference.model.batch import BatchView
 from batchinference.model.run import RunPhase, Shard, ShardState, Submission, SubmissionState
 from batchinference.model.status import Reason
@@ -113,6 +113,10 @@ class Accounts:
         if found is not None:
             found.due.set()
 
+    def alive(self) -> bool:
+        """Whether every actor still runs."""
+        return not any(task.done() for a in self._accounts.values() for task in a.tasks)
+
     async def close(self) -> None:
         """End all actors."""
         tasks = [t for a in self._accounts.values() for t in a.tasks]
@@ -190,19 +194,25 @@ class Accounts:
                         "account_polled_timestamp_seconds", polled_at, account=account.id
                     )
                 except Fault as fault:
-                    account.failures += 1
-                    most = self._settings.retry_most_s
-                    jitter = self._randomness.random()
-                    wait = max(wait, backoff_s(account.failures, wait, most, jitter))
+                    wait = self._after_failure(account, wait)
                     logger.warning(
                         "Account %s can't be asked: %s: %s", account.id, fault.reason, fault.message
                     )
+                except Exception:  # following must outlive whatever a provider answers
+                    wait = self._after_failure(account, wait)
+                    logger.exception("Account %s can't be asked", account.id)
             account.due.clear()
             try:
                 async with asyncio.timeout(wait):
                     await account.due.wait()
             except TimeoutError:
                 continue
+
+    def _after_failure(self, account: Account, wait: float) -> float:
+        """Seconds until the next poll."""
+        account.failures += 1
+        most = self._settings.retry_most_s
+        return max(wait, backoff_s(account.failures, wait, most, self._randomness.random()))
 
     def _live(self, account: Account) -> list[_Live]:
         found = []
@@ -224,21 +234,28 @@ class Accounts:
                 logger.warning("Run %s can't be followed: %s", one.entry.key, fault.message)
                 continue
             groups.setdefault(connected.key, (connected, []))[1].append(one)
+        failed: Fault | None = None
         for connected, group in groups.values():
             try:
                 await self._poll_group(connected, group)
+            except TimeoutError:
+                text = f"No answer within {self._settings.call_timeout_s:g} s"
+                failed = Retry(Reason.PROVIDER_UNAVAILABLE, text)
             except Fault as fault:
-                if fault.reason == Reason.CREDENTIALS_REJECTED:
-                    pin = group[0].entry.run.provider if group[0].entry.run else None
-                    if pin is not None:
-                        self._clients.reject(pin.secrets_namespace, pin.settings)
-                raise
+                # The others of the account may have credentials that work.
+                failed = fault
+                pin = group[0].entry.run.provider if group[0].entry.run else None
+                if fault.reason == Reason.CREDENTIALS_REJECTED and pin is not None:
+                    self._clients.reject(pin.secrets_namespace, pin.settings)
+        if failed is not None:
+            raise failed
 
     async def _poll_group(self, connected: Connected, group: list[_Live]) -> None:
         wanted = {one.submission.batch_id: one.entry for one in group}
         seen: set[str] = set()
         if len(group) > self._settings.poll_gets or any(_has_fenced(o.entry) for o in group):
-            oldest = min(o.submission.accepted_at or o.submission.claimed_at for o in group)
+            # Our own clock: what a provider says of a batch's age may be anything.
+            oldest = min(o.submission.claimed_at for o in group)
             async for view in self.listing(connected, oldest - _MARGIN):
                 entry = wanted.get(view.id) or self._named(view)
                 if entry is not None:

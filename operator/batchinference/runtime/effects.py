@@ -131,7 +131,7 @@ class Effects:
         try:
             outcome = await self._do(entry, effect, decided_at)
         except Fault as fault:
-            await self._rejected(entry, fault)
+            self._forget_rejected(entry, fault.reason)
             outcome = EffectFailed(effect, as_value(fault))
         except Superseded:
             fault_value = TaskFault(FaultKind.RETRY, Reason.PENDING, "Changed meanwhile", 0.2)
@@ -150,8 +150,9 @@ class Effects:
         if not isinstance(effect, StartTask) or outcome is not None:
             self._done(entry, effect.id, outcome)
 
-    async def _rejected(self, entry: Entry, fault: Fault) -> None:
-        if fault.reason == Reason.CREDENTIALS_REJECTED and entry.run is not None:
+    def _forget_rejected(self, entry: Entry, reason: str) -> None:
+        """Credentials that were rejected are read again before the next try."""
+        if reason in {Reason.CREDENTIALS_REJECTED, Reason.ACCESS_DENIED} and entry.run is not None:
             pin = entry.run.provider
             self._clients.reject(pin.secrets_namespace, pin.settings)
 
@@ -228,6 +229,8 @@ class Effects:
         entry = self._entries.get(task.run.key)
         if entry is None:
             return
+        if isinstance(result, TaskFault):
+            self._forget_rejected(entry, result.reason)
         effect = StartTask(task.kind, task.shard, task.ordinal)
         name = type(result).__name__ if not isinstance(result, TaskFault) else result.reason
         self._metrics.count("tasks_total", kind=task.kind, outcome=name)
@@ -274,6 +277,8 @@ class Effects:
         except TimeoutError:
             return NotSent(Reason.OUTPUT_UNAVAILABLE, "The output place did not answer in time")
         except Fault as fault:
+            if fault.reason in {Reason.CREDENTIALS_REJECTED, Reason.ACCESS_DENIED}:
+                self._clients.reject(run.provider.secrets_namespace, run.provider.settings)
             return NotSent(fault.reason, fault.message)
         if not held:
             text = f"The claim on the output place '{run.output.uri}' is not this run's any more"

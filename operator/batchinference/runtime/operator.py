@@ -176,8 +176,9 @@ class Operator:
         await self._clients.close()
 
     def alive(self) -> bool:
-        """Whether every worker still runs."""
-        return bool(self._tasks) and not any(task.done() for task in self._tasks)
+        """Whether every worker and every account's actor still runs."""
+        working = bool(self._tasks) and not any(task.done() for task in self._tasks)
+        return working and self._accounts.alive()
 
     async def _work(self) -> None:
         while True:

@@ -25,7 +25,7 @@ from batchinference.core.view import is_final, shows_submission
 from batchinference.errors import Fault, NewerSchema, Superseded
 from batchinference.model.batch import Traits
 from batchinference.model.codec import decode
-from batchinference.model.job import BatchInferenceJob, JobSpec, not_implemented_fields
+from batchinference.model.job import BILLABLE, BatchInferenceJob, JobSpec, not_implemented_fields
 from batchinference.model.run import Run, RunPhase
 from batchinference.model.status import Reason
 from batchinference.ports import Journals, Kube, Metrics, ObjectRef, ProviderFactory
@@ -363,7 +363,9 @@ def _with_spec(run: Run, job: BatchInferenceJob) -> Run:
     if run.is_over:
         return run
     seen = journaled_spec(job.spec)
-    return run if seen == run.spec else replace(run, spec=seen)
+    kept = {k: v for k, v in run.spec.items() if k in BILLABLE}
+    merged = {**{k: v for k, v in seen.items() if k not in BILLABLE}, **kept}
+    return run if merged == run.spec else replace(run, spec=merged)
 
 
 def _spec_of(run: Run) -> JobSpec:

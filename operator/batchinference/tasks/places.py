@@ -70,7 +70,7 @@ class PrefixPlace:
 
     def release(self, claim: Claim) -> None:
         """See `ports.ResultPlace.release`."""
-        if self.holds(claim) and self._finished_key() is None:
+        if self.holds(claim) and self._finished_key() != claim.run_key:
             self._store.delete(self._claim_uri)
 
     def replace(self, claim: Claim, holder: Holder) -> bool:
