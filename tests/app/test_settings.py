@@ -42,7 +42,7 @@ http: {address: 127.0.0.1, port: 9090}
 log: {level: debug, format: text}
 workers: {count: 4, spool: /spool}
 kube: {maxConnections: 32, timeoutSeconds: 10}
-runtime: {pollSeconds: 5, settleSeconds: 0.25, reconcilers: 4}
+runtime: {pollSeconds: 5, settleSeconds: 0.25, submitTimeoutSeconds: 0.1, reconcilers: 4}
 """)
     found = load(tmp_path / "settings.yaml")
     settings = found.settings
@@ -96,8 +96,14 @@ def test_every_runtime_setting_has_a_name_of_its_own() -> None:
     assert len(set(names)) == len(names)
     assert runtime_name("poll_s") == "pollSeconds"
     assert runtime_name("max_staging_passes") == "maxStagingPasses"
-    made = parse({"runtime": dict.fromkeys(names, 7)}).runtime
-    assert all(getattr(made, f.name) == 7 for f in fields(RuntimeSettings))
+    made = parse({"runtime": {**dict.fromkeys(names, 7), "settleSeconds": 8}}).runtime
+    assert made.settle_s == 8
+    assert all(getattr(made, f.name) in {7, 8} for f in fields(RuntimeSettings))
+
+
+def test_a_batch_must_be_given_longer_to_appear_than_a_create_call_may_take() -> None:
+    with pytest.raises(InvalidObject, match="submitTimeoutSeconds"):
+        parse({"runtime": {"settleSeconds": 5, "submitTimeoutSeconds": 5}})
 
 
 def test_the_namespace_is_the_pods_unless_it_is_set(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -240,11 +240,36 @@ def batch_seen(run: Run, notes: Notes, view: BatchView, setting: Setting) -> tup
         shard = _following(run, view)
         if shard is None:
             return run, notes
-    notes = notes.with_view(view).without_failure(following(view.id))
+    notes = notes.with_view(view)
+    if _lacks_files(view):
+        return run, _files_missing(notes, view, setting)
+    notes = notes.without_failure(following(view.id))
     if not view.state.is_over:
         return run, notes
     cancelling = f"cancel:{shard.index}:{shard.submissions[-1].ordinal}"
     return run.with_shard(_ended(shard, view, setting)), notes.without_failure(cancelling)
+
+
+def _lacks_files(view: BatchView) -> bool:
+    """Whether a batch that is over counts processed records but does not name their files (yet).
+
+    Reading nothing would make every record look unbilled, or lost. A batch that failed as a whole
+    is not waited for: its records are never taken for unbilled.
+    """
+    ended = view.state.is_over and view.state is not BatchState.FAILED
+    return ended and view.completed + view.failed > 0 and not view.files
+
+
+def _files_missing(notes: Notes, view: BatchView, setting: Setting) -> Notes:
+    text = (
+        f"Batch {view.id} is {view.state.value} and counts {view.completed + view.failed} processed "
+        "records, but the provider names no file with their results yet; it is asked again. None "
+        "of its records is sent again meanwhile"
+    )
+    fault = TaskFault(FaultKind.STALLED, Reason.OUTPUT_UNAVAILABLE, text)
+    return notes.with_failure(
+        following(view.id), fault, setting.now, setting.timing, setting.jitter
+    )
 
 
 def _following(run: Run, view: BatchView) -> Shard | None:

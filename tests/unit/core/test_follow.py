@@ -462,3 +462,23 @@ def test_a_batch_that_the_provider_denies_is_noted_and_nothing_follows() -> None
 
 def test_attempts_are_those_of_the_job() -> None:
     assert spec_of().retry_policy.max_attempts == 3, "the table of failures counts on it"
+
+
+@pytest.mark.parametrize("state", [BatchState.EXPIRED, BatchState.CANCELLED, BatchState.COMPLETED])
+def test_an_end_without_files_is_not_believed_while_it_counts_processed_records(state) -> None:
+    run = run_with(in_state(S.SUBMITTED))
+    early = replace(view_of(run, state=state), completed=3, files=(), failure=None)
+    waiting, notes = fold_all(run, BatchSeen(early), BatchSeen(early))
+    assert waiting.shards[0].state is S.SUBMITTED
+    told = notes.failures[following(early.id)]
+    assert (told.count, told.fault.reason) == (2, Reason.OUTPUT_UNAVAILABLE)
+    late = replace(early, files=("file-1",))
+    ended, notes = fold_all(waiting, BatchSeen(late), notes=notes)
+    assert ended.shards[0].state is S.ENDED
+    assert following(early.id) not in notes.failures
+
+
+def test_an_end_that_counts_nothing_processed_needs_no_files() -> None:
+    run = run_with(in_state(S.SUBMITTED))
+    view = replace(view_of(run, state=BatchState.EXPIRED), completed=0, failed=0, files=())
+    assert fold(run, BatchSeen(view)).shards[0].state is S.ENDED

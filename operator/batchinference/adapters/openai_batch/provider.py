@@ -291,7 +291,8 @@ class OpenAIBatchProvider:
                     f"/files/{quote(input_ref, safe='')}", cast_to=httpx2.Response
                 )
         except APIStatusError as error:
-            if error.status_code not in {404, 410}:
+            # A proxy's 404 page proves nothing: a fence must stand before it is believed.
+            if error.status_code not in {404, 410} or not is_json(error):
                 raise fault(error, doing) from error
         except _FAILED as error:
             raise fault(error, doing) from error
