@@ -18,7 +18,7 @@ from batchinference.core.begin import afresh, begin, journaled_spec, starts_afre
 from batchinference.core.decide import decide
 from batchinference.core.draft import Decision, Observed
 from batchinference.core.notes import Notes
-from batchinference.core.outcomes import Outcome
+from batchinference.core.outcomes import Outcome, TaskDone
 from batchinference.core.problem import Problem
 from batchinference.core.setting import Setting
 from batchinference.core.view import is_final, shows_submission
@@ -28,6 +28,7 @@ from batchinference.model.codec import decode
 from batchinference.model.job import BILLABLE, BatchInferenceJob, JobSpec, not_implemented_fields
 from batchinference.model.run import Run, RunPhase
 from batchinference.model.status import Reason
+from batchinference.model.work import TaskFault
 from batchinference.ports import Journals, Kube, Metrics, ObjectRef, ProviderFactory
 from batchinference.runtime.accounts import Accounts
 from batchinference.runtime.census import Census
@@ -120,7 +121,7 @@ class Reconciler:
                 if job is None and entry.run is None and not entry.inflight:
                     self._entries.pop(entry.key, None)
                 return
-            if _is_behind(entry.run, job):
+            if _is_behind(entry.run, job) or any(map(_is_failed_task, entry.mailbox)):
                 await self._find(entry)
                 if entry.newer_schema:
                     return
@@ -344,6 +345,11 @@ def _is_behind(run: Run | None, job: BatchInferenceJob | None) -> bool:
     Another operator, whose last moments these are, wrote the end: read it instead of denying it.
     """
     return run is not None and job is not None and not run.is_over and is_final(job.status)
+
+
+def _is_failed_task(outcome: Outcome) -> bool:
+    """A task that fails may have worked from a journal that another operator has left behind."""
+    return isinstance(outcome, TaskDone) and isinstance(outcome.result, TaskFault)
 
 
 def _same_object(decided: BatchInferenceJob | None, now: BatchInferenceJob | None) -> bool:
