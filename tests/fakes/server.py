@@ -164,6 +164,16 @@ class Habits:
     echoes: bool = True
 
 
+@dataclass(frozen=True)
+class Excuse:
+    """A double bill that nobody could help: listings hid the first batch for too long."""
+
+    problem: str
+    tag: str
+    batch_ids: tuple[str, str]
+    visible_at: datetime
+
+
 class ProviderServer:
     """One account's server.
 
@@ -184,7 +194,7 @@ class ProviderServer:
         self.files: dict[str, StoredFile] = {}
         self.batches: dict[str, StoredBatch] = {}
         self.violations: list[str] = []
-        self.excused: list[str] = []
+        self.excused: list[Excuse] = []
         self.calls: dict[str, int] = {}
         self.tokens: dict[str, tuple[str, datetime, str]] = {}
         self._random = random.Random(seed)
@@ -302,18 +312,22 @@ class ProviderServer:
             if theirs is None or theirs.tag != mine.tag:
                 continue
             same = (theirs.shard, theirs.ordinal) == (mine.shard, mine.ordinal)
-            # A batch that listings hid for longer than the settle time could not be known.
-            late = old.visible_at - old.committed_at > _s(self._settle_s)
-            notes = self.excused if late and not same else self.violations
             if same:
-                notes.append(f"{mine} was accepted twice: {old.id} and {new.id}")
+                self.violations.append(f"{mine} was accepted twice: {old.id} and {new.id}")
             twice = [r for r in new.rows if old.could_bill(r, now)]
-            if twice:
-                notes.append(
-                    f"records {sorted(twice)[:5]} of {mine.tag} went out in {new.id} "
-                    f"({mine.shard}/{mine.ordinal}) while {old.id} "
-                    f"({theirs.shard}/{theirs.ordinal}, {old.state_at(now).value}) could bill them"
-                )
+            if not twice:
+                continue
+            problem = (
+                f"records {sorted(twice)[:5]} of {mine.tag} went out in {new.id} "
+                f"({mine.shard}/{mine.ordinal}) while {old.id} "
+                f"({theirs.shard}/{theirs.ordinal}, {old.state_at(now).value}) could bill them"
+            )
+            # A batch that listings hid for longer than the settle time could not be known.
+            if old.visible_at - old.committed_at > _s(self._settle_s) and not same:
+                excuse = Excuse(problem, mine.tag, (old.id, new.id), old.visible_at)
+                self.excused.append(excuse)
+            else:
+                self.violations.append(problem)
 
     def cancel(self, batch: StoredBatch, now: datetime) -> bool:
         """Ask for its end; False when it is over already."""

@@ -20,6 +20,8 @@ class JobPlan:
     Attributes:
         records: how many records its input holds; bad ones among them have no `messages`.
         at: when it is created, in seconds.
+        input_at: when its input is there.
+        twin_at: when a second object with the same key is created; None for no twin.
     """
 
     name: str
@@ -27,6 +29,8 @@ class JobPlan:
     records: int
     bad: int = 0
     at: float = 0.0
+    input_at: float = 0.0
+    twin_at: float | None = None
     spec: dict[str, Any] = field(default_factory=dict)
 
 
@@ -77,7 +81,8 @@ class Scenario:
 
 
 SETTLE_S = 40.0
-"""The settle time of all plays; straggling creates and listings stay below it."""
+"""The settle time of all plays. Straggling creates stay below it, and listings nearly always: where
+they don't, a double submission can't be helped, but it must be reported."""
 
 
 def draw(seed: int, grim: float | None = None) -> Scenario:
@@ -121,7 +126,9 @@ def _provider(rnd: random.Random, name: str, grim: float) -> ProviderPlan:
         validate_s=rnd.choice([1.0, 30.0]),
         work_s=rnd.choice([5.0, 60.0, 300.0, 3000.0]),
         cancel_s=rnd.choice([0.0, 5.0, 60.0]),
-        list_lag_s=rnd.choice([0.0, 1.0, SETTLE_S * 0.45]),
+        list_lag_s=rnd.choice(
+            [0.0, 1.0, SETTLE_S * 0.45, SETTLE_S * (4 if rnd.random() < grim else 0)]
+        ),
         replay_s=rnd.choice([60.0, 600.0]) if flavour is Flavour.BEDROCK else 0.0,
         fates=tuple(fates),
         error_share=rnd.choice([0.0, 0.2]),
@@ -147,12 +154,15 @@ def _job(rnd: random.Random, n: int, providers: tuple[ProviderPlan, ...]) -> Job
         spec["deletionPolicy"] = "Orphan"
     if rnd.random() < 0.1:
         spec["suspend"] = True
+    at = rnd.random() * rnd.choice([0.0, 1.0, 100.0])
     return JobPlan(
         name=f"job-{n}",
         provider=provider.name,
         records=rnd.randint(1, 4 * provider.max_records),
         bad=rnd.choice([0, 0, 0, 1]),
-        at=rnd.random() * rnd.choice([0.0, 1.0, 100.0]),
+        at=at,
+        input_at=at + rnd.random() * rnd.choice([0.0, 0.0, 0.0, 200.0]),
+        twin_at=at + rnd.random() * 100 if rnd.random() < 0.15 else None,
         spec=spec,
     )
 
@@ -194,6 +204,7 @@ def _actions(rnd: random.Random, jobs: tuple[JobPlan, ...], grim: float) -> list
                 ("lock out", "let in"),
                 ("secret gone", "secret back"),
                 ("second operator", "first operator dies"),
+                ("provider changes", "provider is as before"),
             ]
         )
         found += [Action(at, begin), Action(at + lasts, end)]

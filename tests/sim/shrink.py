@@ -13,18 +13,20 @@ from sim.stage import Report, play
 _TRIES = 60
 
 
-def shrink(report: Report, *, mutant: Callable[[ExitStack], None] | None = None) -> Report:
+def shrink(
+    report: Report, *, mutant: Callable[[ExitStack], None] | None = None, tries: int = _TRIES
+) -> Report:
     """A report of a smaller scenario that fails alike, in a bounded number of tries."""
-    best, tries, shrunk = report, 0, True
-    while shrunk and tries < _TRIES:
+    best, shrunk = report, True
+    while shrunk and tries > 0:
         shrunk = False
         for smaller in _smaller(best.scenario):
-            tries += 1
+            tries -= 1
             again = play(smaller, mutant=mutant)
             if again.failed and _kind(again) == _kind(report):
                 best, shrunk = again, True
                 break
-            if tries >= _TRIES:
+            if tries <= 0:
                 break
     return best
 

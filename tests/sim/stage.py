@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import logging
 import random
 import tempfile
@@ -29,7 +30,7 @@ from fakes.recorder import FakeRecorder
 from fakes.runner import FakeRunner
 from fakes.server import ProviderServer
 from fakes.world import Process, World, track_tasks
-from invariants import is_terminal, result_problems
+from invariants import is_terminal, rests, result_problems
 from sim.scenario import SETTLE_S, Action, JobPlan, ProviderPlan, Scenario
 from sim.watcher import Watcher
 from sim.workers import Workers
@@ -199,7 +200,7 @@ class Stage:
             self.kube.secrets["ml", name] = dict(data)
 
     def _server_of(self, run: Run) -> ProviderServer:
-        plan = next(p for p in self.scenario.jobs if p.name == run.owner.name)
+        plan = next(p for p in self.scenario.jobs if run.owner.name.startswith(p.name))
         return next(s for s in self.servers.values() if s.account == plan.provider)
 
     def _trace(self, line: str) -> None:
@@ -312,11 +313,23 @@ class Stage:
                 self.kube.secrets.clear()
             case "secret back":
                 self._give_secrets()
+            case "provider changes" | "provider is as before":
+                self._change_providers(changed=action.do == "provider changes")
             case "second operator":
                 await self._start()
                 self._more.set()
             case "first operator dies" if len(self._lives) > 1:
                 self._lives[0].process.kill()
+
+    def _change_providers(self, *, changed: bool) -> None:
+        """Point the provider objects elsewhere, and back."""
+        for plan in self.scenario.providers:
+            ref = ObjectRef("InferenceProvider", "ml", plan.name)
+            body = self.kube.find(ref.kind, ref.namespace, ref.name)
+            assert body is not None
+            storage = {**body["spec"]["storage"]}
+            storage["stagingURI"] = f"s3://staging/ml/{plan.name}{'-new' if changed else ''}/"
+            self.kube.edit_spec(ref, storage=storage)
 
     async def _create(self, plan: JobPlan) -> None:
         await asyncio.sleep(plan.at)
@@ -325,9 +338,21 @@ class Stage:
             records[n * 3 % plan.records] = "bad"
         body = job(plan.name).provider(plan.provider).with_spec(**plan.spec).build()
         self._records[plan.name] = records
-        self.workers.put_input(body["spec"]["input"]["s3"]["uri"], plan.name, records)
+        uri = body["spec"]["input"]["s3"]["uri"]
+        if plan.input_at <= plan.at:
+            self.workers.put_input(uri, plan.name, records)
+        if plan.twin_at is not None:
+            body["metadata"]["generateName"] = f"{plan.name}-"
+            body["spec"]["runID"] = "once"
         self._bodies[plan.name] = body
         self.kube.create(body)
+        await asyncio.sleep(max(0.0, plan.input_at - self.clock.elapsed()))
+        self.workers.put_input(uri, plan.name, records)
+        if plan.twin_at is not None:
+            await asyncio.sleep(max(0.0, plan.twin_at - self.clock.elapsed()))
+            twin = copy.deepcopy(body)
+            twin["metadata"]["name"] = f"{plan.name}-twin"
+            self.kube.create(twin)
 
     async def _create_when_gone(self, name: str) -> None:
         """As Argo CD does: the object is there again as soon as it has gone."""
@@ -343,6 +368,7 @@ class Stage:
         for server in self.servers.values():
             server.outage = server.locked_out = False
         self._give_secrets()
+        self._change_providers(changed=False)
         self.kube.mend_watches()
 
     # ---- the play
@@ -384,24 +410,29 @@ class Stage:
             await asyncio.sleep(5.0)
         return True
 
+    def _rests(self, key: str) -> bool:
+        """Whether a run waits for a person, and rightly so."""
+        jobs = [b for b in self.kube.jobs() if b.get("status", {}).get("runKey") == key]
+        return any(rests(b) for b in jobs)
+
     def _quiet(self) -> bool:
         jobs = self.kube.jobs()
-        if not all(is_terminal(b) or b["spec"].get("suspend") for b in jobs):
+        if not all(is_terminal(b) or rests(b) for b in jobs):
             return False
         if any(b["metadata"].get("deletionTimestamp") for b in jobs):
             return False
         over = {RunPhase.ENDED, RunPhase.PARKED}
-        held = {b.get("status", {}).get("runKey") for b in jobs if b["spec"].get("suspend")}
-        if not all(r.phase in over or r.key in held for r in self.journals.runs()):
+        if not all(r.phase in over or self._rests(r.key) for r in self.journals.runs()):
             return False
         return all(life.runner.idle for life in self._lives)
 
     def _judge(self, ended: bool) -> None:
         if not ended:
             for run in self.journals.runs():
-                if run.phase not in {RunPhase.ENDED, RunPhase.PARKED}:
+                if run.phase not in {RunPhase.ENDED, RunPhase.PARKED} and not self._rests(run.key):
                     self.report.problems.append(f"{run.owner.name} never ends: {run.phase.value}")
         self.watcher.check_end(grace_s=900.0)
+        self.report.problems += self.watcher.unreported(self.recorder.reasons())
         self.report.problems += [*self.watcher.problems, *self.report.complaints]
         for run in self.journals.runs():
             self.report.ends.append(run.verdict.ending.value if run.verdict else run.phase.value)
@@ -409,7 +440,7 @@ class Stage:
         self.report.submissions = sum(len(s.batches) for s in self.servers.values())
 
     def _result_problems(self, run: Run) -> list[str]:
-        name = run.owner.name
+        name = next(p.name for p in self.scenario.jobs if run.owner.name.startswith(p.name))
         results = self.workers.results(run.output.uri)
         if run.phase is RunPhase.ENDED and not run.was_submitted:
             claimed = f"{run.output.uri}_run.json" in self.workers.store.objects

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from batchinference.model.run import CancelWhy, Run
@@ -19,7 +19,10 @@ from invariants import (
     object_problems,
     object_step_problems,
     provider_problems,
+    rests,
 )
+
+_NOTICED = timedelta(seconds=120)
 
 
 class Watcher:
@@ -71,7 +74,7 @@ class Watcher:
         now = self._world.clock.now()
         for body in self._kube.jobs():
             name = body["metadata"]["name"]
-            if body["spec"].get("suspend") and not is_terminal(body):
+            if rests(body):
                 continue
             run = self._journals.peek((body.get("status") or {}).get("runKey", ""))
             if run is None:
@@ -96,9 +99,16 @@ class Watcher:
                 found.append(f"{batch.id} of a deleted job was never cancelled")
         return found
 
-    def excused(self) -> list[str]:
-        """Double submissions that a list lag beyond the settle time explains."""
-        return [e for s in self._servers.values() for e in s.excused]
+    def unreported(self, reasons: list[str]) -> list[str]:
+        """Duplicates that came to light while their run was going on, and of which nobody heard."""
+        found = []
+        for excuse in [e for s in self._servers.values() for e in s.excused]:
+            run = next((r for r in self._journals.runs() if r.tag == excuse.tag), None)
+            done = run.completion_time if run else None
+            seen = done is None or excuse.visible_at + _NOTICED < done
+            if seen and "DuplicateSubmission" not in reasons:
+                found.append(f"nobody heard of a duplicate: {excuse.problem}")
+        return found
 
     def _note(self, found: list[str]) -> None:
         for problem in found:
