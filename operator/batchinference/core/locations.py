@@ -51,8 +51,7 @@ def check_allowed(uri: str, what: str, prefixes: Iterable[str], namespace: str) 
 
 def _is_prefix(uri: str) -> bool:
     """Whether it names a bucket and ends where a path segment does."""
-    bucket, slash, _ = uri.removeprefix(_SCHEME).partition("/")
-    return uri.startswith(_SCHEME) and bool(bucket) and bool(slash) and uri.endswith("/")
+    return uri.startswith(_SCHEME) and uri.endswith("/") and uri != _SCHEME
 
 
 def _holds(place: str, uri: str) -> bool:
