@@ -263,8 +263,8 @@ def _lacks_files(view: BatchView) -> bool:
 def _files_missing(notes: Notes, view: BatchView, setting: Setting) -> Notes:
     text = (
         f"Batch {view.id} is {view.state.value} and counts {view.completed + view.failed} "
-        "processed records, but the provider names no file with their results yet; it is asked again. None "
-        "of its records is sent again meanwhile"
+        "processed records, but the provider names no file with their results yet; it is asked "
+        "again. None of its records is sent again meanwhile"
     )
     fault = TaskFault(FaultKind.STALLED, Reason.OUTPUT_UNAVAILABLE, text)
     return notes.with_failure(
