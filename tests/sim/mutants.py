@@ -189,6 +189,6 @@ MUTANTS = (
     Mutant("take any batch of the shard", take_any_batch_of_the_shard, "", (8,)),
     Mutant("never sweep", never_sweep, "", (59,)),
     Mutant("believe a refusal after a lost answer", refuse_after_an_unanswered_try, "could bill"),
-    Mutant("forget an end that came early", forget_an_end_that_came_early, "never", (67,)),
+    Mutant("forget an end that came early", forget_an_end_that_came_early, "never", (78,)),
 )
 """All of them."""

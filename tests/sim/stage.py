@@ -356,7 +356,11 @@ class Stage:
 
     async def _create_when_gone(self, name: str) -> None:
         """As Argo CD does: the object is there again as soon as it has gone."""
-        while self.kube.find(JOB, "ml", name) is not None:
+        body = self.kube.find(JOB, "ml", name)
+        leaving = body["metadata"]["uid"] if body else ""
+        while (there := self.kube.find(JOB, "ml", name)) is not None:
+            if there["metadata"]["uid"] != leaving:
+                return  # somebody else was faster
             await asyncio.sleep(0.2)
         self.kube.create(self._bodies[name])
 
