@@ -105,7 +105,9 @@ def want_cancel(draft: Draft) -> bool:
         return False
     why = None
     if observed.is_deleted:
-        orphan = draft.spec.deletion_policy is DeletionPolicy.ORPHAN
+        # Orphaning spares what runs, not what is unwanted already.
+        unwanted = run.cancel is not None or draft.spec.desired_state is DesiredState.CANCELLED
+        orphan = draft.spec.deletion_policy is DeletionPolicy.ORPHAN and not unwanted
         why = CancelWhy.ORPHANED if orphan else CancelWhy.DELETED
     elif draft.spec.desired_state is DesiredState.CANCELLED:
         why = CancelWhy.DESIRED

@@ -236,6 +236,9 @@ WANTS = [
     (job().cancelled(), {"deleting": True}, None, CancelWhy.DELETED, "deletion goes first"),
     (job(), {"deleting": True}, DESIRED, CancelWhy.DELETED, "deleted after desiredState"),
     (job().orphaning(), {"deleting": True}, DELETED, CancelWhy.DELETED, "no way back"),
+    (job().orphaning(), {"deleting": True}, ORPHANED, CancelWhy.ORPHANED, "no way back"),
+    (job().orphaning(), {"deleting": True}, DESIRED, CancelWhy.DELETED, "unwanted already"),
+    (job().orphaning().cancelled(), {"gone": True}, None, CancelWhy.DELETED, "unwanted already"),
     (job().cancelled(), {}, DELETED, CancelWhy.DELETED, "no way back"),
     (job(), {}, DELETED, CancelWhy.DELETED, "an object that came back changes it later"),
 ]
