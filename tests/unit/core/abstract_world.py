@@ -58,6 +58,7 @@ from batchinference.model.batch import (
 )
 from batchinference.model.codec import encode
 from batchinference.model.run import (
+    CancelWhy,
     Collected,
     Cursor,
     InputSnapshot,
@@ -68,6 +69,7 @@ from batchinference.model.run import (
     Staged,
     SubmissionState,
 )
+from batchinference.model.status import Reason
 from batchinference.model.work import (
     Admitted,
     Checkpoint,
@@ -231,6 +233,9 @@ class World:
 
     def _check_decision(self, decision: Decision, observed: Observed) -> None:
         for effect in decision.effects:
+            if isinstance(effect, CancelBatch):
+                assert decision.run.cancel is not None
+                assert decision.run.cancel.why is not CancelWhy.ORPHANED, "an orphan goes on"
             if not isinstance(effect, Submit):
                 continue
             shard = decision.run.shards[effect.shard]
@@ -273,21 +278,19 @@ class World:
     def perform(self, effect_id: str, how: str) -> None:
         """Do an effect; `how` is which way it goes: "well", or a failure of that kind of effect."""
         effect, since = self.inflight.pop(effect_id)
-        fails = how in {"fails", "fails late"}
         if isinstance(effect, Submit):
             self.tell(SubmitAnswered(effect.shard, effect.ordinal, self._send(effect, since, how)))
             return
-        if fails and how == "fails":
-            fault = TaskFault(FaultKind.RETRY, "ProviderUnavailable", "it broke")
+        if how in {"fails", "permanent", "changing"}:
+            fault = _fault(effect, how)
             if isinstance(effect, StartTask):
                 self.tell(TaskDone(effect.kind, effect.shard, effect.ordinal, fault))
             else:
                 self.tell(EffectFailed(effect, fault))
             return
         outcomes = self._do(effect)
-        if fails:
-            fault = TaskFault(FaultKind.RETRY, "ProviderUnavailable", "the answer was lost")
-            self.tell(EffectFailed(effect, fault))
+        if how == "fails late":
+            self.tell(EffectFailed(effect, _fault(effect, how)))
         else:
             self.tell(*outcomes)
 
@@ -300,7 +303,8 @@ class World:
                 readable = effect.fenced or (not self.blind and effect.input_ref in self.inputs)
                 return [LookedUp(effect.shard, effect.ordinal, view, readable)]
             case DeleteInput():
-                self.inputs.discard(effect.input_ref)
+                if not self.blind:  # absent is fine, in whatever account it was looked for
+                    self.inputs.discard(effect.input_ref)
                 return [InputDeleted(effect.shard, effect.ordinal)]
             case CancelBatch():
                 return [CancelAnswered(effect.shard, effect.ordinal, self._cancel(effect.batch_id))]
@@ -454,6 +458,8 @@ class World:
 
     def _cancel(self, batch_id: str) -> CancelOutcome:
         batch = next(b for b in self.batches if b.id == batch_id)
+        if self.blind:
+            return CancelOutcome.NOT_FOUND
         if batch.state.is_over:
             return CancelOutcome.ALREADY_OVER
         batch.state = BatchState.CANCELLING
@@ -467,9 +473,12 @@ class World:
         if state is BatchState.COMPLETED:
             batch.billed = batch.rows
         elif state is BatchState.FAILED:
+            quota, passing = failure == "quota", failure == "transient"
+            processed = failure == "processed"
             batch.failure = BatchFailure(
-                failure, failure, quota=failure == "quota", transient=failure == "transient"
+                failure, failure, quota or processed, passing, nothing_processed=not processed
             )
+            batch.billed = batch.rows[:part] if processed else ()
         else:
             batch.billed = batch.rows[: min(part, len(batch.rows))]
         for row in batch.billed:
@@ -514,6 +523,15 @@ class World:
         self.is_there, self.deleting_since = True, None
         self.finalizer = self.held = False
         self.reconcile()
+
+
+def _fault(effect: Effect, how: str) -> TaskFault:
+    kind = effect.kind if isinstance(effect, StartTask) else None
+    if how == "permanent" and kind in {TaskKind.ADMIT, TaskKind.STAGE, TaskKind.UPLOAD}:
+        return TaskFault(FaultKind.PERMANENT, "InputTooLarge", "it will never work")
+    if how == "changing" and kind is TaskKind.STAGE:
+        return TaskFault(FaultKind.RETRY, Reason.INPUT_CHANGING, "it changed")
+    return TaskFault(FaultKind.RETRY, "ProviderUnavailable", "it broke")
 
 
 def fresh_run(uid: str) -> Run:

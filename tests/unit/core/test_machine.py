@@ -18,18 +18,18 @@ from batchinference.model.run import RunPhase, ShardState
 from unit.core.abstract_world import World
 
 SENT = st.sampled_from(
-    ["well", "well", "lost", "hangs", "dropped", "quota", "throttled", "credentials", "unsent"]
+    ["well", "well", "lost", "hangs", "dropped", "quota", "throttled", "credentials", "invalid", "unsent"]
 )
-DONE = st.sampled_from(["well", "well", "fails", "fails late"])
+DONE = st.sampled_from(["well", "well", "well", "fails", "fails late", "changing", "permanent"])
 ENDS = st.sampled_from([s for s in BatchState if s.is_over])
-FAILURE = st.sampled_from(["quota", "transient", "invalid"])
+FAILURE = st.sampled_from(["quota", "transient", "invalid", "processed"])
 
 
 class RunMachine(RuleBasedStateMachine):
     """The drawn world."""
 
     @initialize(
-        window=st.sampled_from([0.0, 0.0, 300.0, 3600.0]),
+        window=st.sampled_from([0.0, 0.0, 150.0, 3600.0]),
         shards=st.integers(1, 3),
         steps=st.sampled_from([0, 1, 3, 4, 4, 4, 4, 4]),
     )
@@ -146,7 +146,8 @@ class RunMachine(RuleBasedStateMachine):
             world.change(suspend=False)
         for _ in range(400):
             world.blind = False
-            if world.run.phase is RunPhase.ENDED and not world.inflight:
+            released = not (world.is_there and world.finalizer)
+            if world.run.phase is RunPhase.ENDED and not world.inflight and released:
                 break
             if world.inflight:
                 self.do_all()
