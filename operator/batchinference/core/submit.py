@@ -98,6 +98,18 @@ def _unknown(draft: Draft, shard: Shard) -> Shard:
     if look is None:
         draft.want(ask)
         return shard
+    if not look.readable:
+        # Nor is the request repeated: another account would take it for a new one.
+        draft.stall(
+            Reason.ACCOUNT_CHANGED,
+            f"Shard {shard.index}, ordinal {last.ordinal}, is in no listing, but these credentials "
+            f"can't read its input {last.input_ref} either: they may be of another account. "
+            "Restore the credentials that the run was started with",
+            look.newest,
+        )
+        again = look.newest + timedelta(seconds=draft.timing.reference_retry_s)
+        _look_again(draft, ask, again)
+        return shard
     if _may_repeat(draft, last):
         draft.want(Submit(shard.index, last.ordinal, last.request, fresh=False))
         draft.wake(_repeat_until(draft, last))
@@ -115,19 +127,6 @@ def _unknown(draft: Draft, shard: Shard) -> Shard:
     settled = look.first + timedelta(seconds=draft.timing.settle_s)
     if look.newest < settled:
         _look_again(draft, ask, settled)
-        return shard
-    if not look.readable:
-        draft.stall(
-            Reason.ACCOUNT_CHANGED,
-            f"Shard {shard.index}, ordinal {last.ordinal}, is in no listing, but these credentials "
-            f"can't read its input {last.input_ref} either: they may be of another account. "
-            "Restore the credentials that the run was started with",
-            look.first,
-        )
-        draft.notes = draft.notes.without_looks(key)
-        _look_again(
-            draft, ask, draft.observed.now + timedelta(seconds=draft.timing.reference_retry_s)
-        )
         return shard
     fencing = step_shard(shard, ShardInput.FENCE) or shard
     draft.run = draft.run.with_shard(fencing)

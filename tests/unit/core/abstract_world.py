@@ -353,6 +353,8 @@ class World:
 
     def _collect(self, index: int) -> Collected:
         rows = self.rows[index]
+        if index >= len(self.run.shards):  # the run ended meanwhile; the task has its own copy
+            return Collected(failed=len(rows))
         last = self.run.shards[index].last
         assert last is not None
         if last.state in {SubmissionState.REFUSED, SubmissionState.VOID}:

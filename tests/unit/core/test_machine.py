@@ -18,7 +18,18 @@ from batchinference.model.run import RunPhase, ShardState
 from unit.core.abstract_world import World
 
 SENT = st.sampled_from(
-    ["well", "well", "lost", "hangs", "dropped", "quota", "throttled", "credentials", "invalid", "unsent"]
+    [
+        "well",
+        "well",
+        "lost",
+        "hangs",
+        "dropped",
+        "quota",
+        "throttled",
+        "credentials",
+        "invalid",
+        "unsent",
+    ]
 )
 DONE = st.sampled_from(["well", "well", "well", "fails", "fails late", "changing", "permanent"])
 ENDS = st.sampled_from([s for s in BatchState if s.is_over])
@@ -31,14 +42,24 @@ class RunMachine(RuleBasedStateMachine):
     @initialize(
         window=st.sampled_from([0.0, 0.0, 150.0, 3600.0]),
         shards=st.integers(1, 3),
-        steps=st.sampled_from([0, 1, 3, 4, 4, 4, 4, 4]),
+        steps=st.sampled_from([0, 1, 3, 4, 4, 4, 4]),
+        stumbles=st.booleans(),
+        first=SENT,
+        blind=st.sampled_from([False, False, False, True]),
     )
-    def begin(self, window, shards, steps) -> None:
-        """Usually the first create calls are under way when the drawing begins."""
+    def begin(self, window, shards, steps, stumbles, first, blind) -> None:
+        """Usually the first create calls have just ended when the drawing begins."""
         self.world = World(window_s=window, shards=shards)
         self.world.reconcile()
         for _ in range(steps):
+            if stumbles and "task:Stage" in self.world.inflight:
+                self.world.perform("task:Stage", "changing")
+                self.world.now = self.world.wake_at
+                self.world.reconcile()
             self.do_all()
+        for effect_id in self.under_way("submit:"):
+            self.world.perform(effect_id, first)
+        self.world.blind = blind
 
     def do_all(self) -> None:
         for effect_id in sorted(self.world.inflight):

@@ -10,6 +10,7 @@ import pytest
 from batchinference.core.effects import DeleteInput, LookUp, StartTask, Submit
 from batchinference.core.follow import following
 from batchinference.core.notes import Notes
+from batchinference.core.outcomes import LookedUp
 from batchinference.core.problem import Problem
 from batchinference.errors import Permanent
 from batchinference.model.batch import Traits
@@ -29,6 +30,7 @@ from unit.core.given import (
     after,
     decided,
     failing,
+    fold_all,
     in_state,
     looks,
     observed,
@@ -184,11 +186,25 @@ UNKNOWN_STEPS = [
     (looks(first=SETTLE + 50, newest=51), LookUp, S.UNKNOWN, None, "the newest is too early"),
     (looks(first=SETTLE + 50, newest=50), DeleteInput, S.FENCING, None, "two, a settle time apart"),
     (
-        looks(first=SETTLE + 50, newest=50, readable=False),
+        looks(first=SETTLE + 9, newest=9, readable=False),
         None,
         S.UNKNOWN,
-        TIMING.reference_retry_s,
-        "a client that can't read the input is of another account",
+        TIMING.reference_retry_s - 9,
+        "a client that can't read the input may be of another account",
+    ),
+    (
+        looks(first=9, newest=9, readable=False),
+        None,
+        S.UNKNOWN,
+        TIMING.reference_retry_s - 9,
+        "also on the first look",
+    ),
+    (
+        looks(first=99, newest=99, readable=False),
+        LookUp,
+        S.UNKNOWN,
+        None,
+        "it is tried again, so that it heals",
     ),
     (
         replace(looks(first=SETTLE + 50, newest=50), inflight=SENDING.inflight),
@@ -208,13 +224,18 @@ def test_an_unknown_outcome_is_settled_by_asking(notes, effect, state, wake, rea
     assert decision.wake_at == (after(wake) if wake is not None else None), reason
 
 
-def test_a_blind_client_stalls_the_run_and_counts_from_the_beginning() -> None:
+def test_a_blind_client_stalls_the_run_from_its_first_look_on() -> None:
     run = run_with(in_state(S.UNKNOWN), in_state(S.QUEUED, 1))
-    blind = replace(looks(first=SETTLE + 50, newest=50, readable=False), uploads={(1, 1): "file-1"})
-    decision = decided(run, notes=blind)
-    assert decision.problem.reason == Reason.ACCOUNT_CHANGED
-    assert not decision.notes.looks
-    assert not sent(decision), "stalled: nothing new is submitted"
+    notes = Notes(uploads={(1, 1): "file-1"})
+    for number in range(9):
+        now = after(number * TIMING.reference_retry_s)
+        run, notes = fold_all(run, LookedUp(0, 1, None, readable=False), notes=notes, now=now)
+        decision = decided(run, observed(now=now), notes)
+        assert decision.problem.reason == Reason.ACCOUNT_CHANGED
+        assert not sent(decision), "stalled: nothing new is submitted"
+        assert decision.run == run, "and absences do not count, however many there are"
+        between = decided(run, observed(now=now + timedelta(seconds=1)), notes)
+        assert between.problem == decision.problem, "it does not flap"
 
 
 @pytest.mark.parametrize("cancel", [None, CANCEL])
@@ -254,6 +275,7 @@ REPEATS = [
     (10, LOOKED, {"builder": job().suspended()}, {}, False, "suspended"),
     (10, LOOKED, {"provider": CHANGED}, {}, False, "ProviderChanged stops submissions"),
     (10, replace(LOOKED, inflight=SENDING.inflight), {}, {}, False, "it is under way"),
+    (10, looks(first=1, newest=1, readable=False), {}, {}, False, "perhaps another account"),
 ]
 
 
