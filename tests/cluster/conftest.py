@@ -79,26 +79,36 @@ def helm(control_plane: ControlPlane):
 
 
 @pytest.fixture(scope="session")
-def stack(control_plane: ControlPlane) -> Iterator[Stack]:
-    """Sandbox, chart and one operator on the session's control plane."""
-    with Stack.start(control_plane, sandbox_options=_SANDBOX) as running:
+def stack(programs: binaries.Binaries) -> Iterator[Stack]:
+    """Sandbox, chart and one operator, on a control plane of their own.
+
+    The operator acts on every job it sees, and tests of the chart take the definitions away: neither
+    may happen to the other.
+    """
+    with (
+        ControlPlane.start(binaries=programs) as plane,
+        Stack.start(plane, sandbox_options=_SANDBOX) as running,
+    ):
         running.start_operator()
         yield running
 
 
 @pytest.fixture
-def team(stack: Stack, namespace: str) -> Iterator[Team]:
+def team(stack: Stack) -> Iterator[Team]:
     """A fresh namespace with providers that point at the sandbox, and a running operator."""
     operator = stack.operators[0]
     if not operator.running:
         operator.start()
         stack.wait_until_healthy(operator)
-    team = Team(stack, namespace)
-    stack.apply(*stack.providers(namespace))
+    name = f"team-{secrets.token_hex(4)}"
+    stack.control_plane.kubectl("create", "namespace", name)
+    team = Team(stack, name)
+    stack.apply(*stack.providers(name))
     yield team
     team.control.clear_faults()
     team.control.release()
     team.delete_jobs()
+    stack.control_plane.kubectl("delete", "namespace", name, "--wait=false")
 
 
 _SANDBOX = (
