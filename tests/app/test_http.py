@@ -8,6 +8,7 @@ import aiohttp
 import pytest
 
 from batchinference.app.http import LAG_LIMIT_S, HTTPServer, LoopLag
+from batchinference.errors import Stalled
 from batchinference.telemetry.metrics import PrometheusMetrics
 
 
@@ -50,10 +51,11 @@ async def test_metrics_are_in_the_exposition_format(site: Site) -> None:
     assert 'batchinference_build_info{version="1.2.3"} 1.0' in text
 
 
-async def test_a_taken_port_is_an_error(site: Site) -> None:
+async def test_a_taken_port_is_told_with_what_to_do(site: Site) -> None:
     again = HTTPServer("127.0.0.1", site.port, {}, lambda: b"")
-    with pytest.raises(OSError, match="address"):
+    with pytest.raises(Stalled, match=rf"{site.port}.*address already in use.*`--port`") as caught:
         await again.start()
+    assert "`http.port`" in caught.value.message
     await again.stop()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
@@ -14,6 +15,26 @@ from batchinference.app.settings import Configuration
 def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert command.main(["version"]) == 0
     assert capsys.readouterr().out == f"{command.own_version()}\n"
+
+
+def test_the_version_is_also_an_option(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        command.main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"{command.own_version()}\n"
+
+
+def test_a_taken_port_ends_the_process_with_one_line_and_no_trace(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        given = ["run", "--namespace", "bio", "--port", port, "--log-format", "text"]
+        assert command.main(given) == 1
+    said = capsys.readouterr().err
+    assert f"{port}" in said
+    assert "address already in use" in said
+    assert "Traceback" not in said
 
 
 def test_a_mistake_in_the_settings_is_told_with_file_and_field(

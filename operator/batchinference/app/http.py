@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 
 from aiohttp import web
 
+from batchinference.errors import Stalled
 from batchinference.telemetry.metrics import CONTENT_TYPE
 
 log = logging.getLogger(__name__)
@@ -79,14 +80,22 @@ class HTTPServer:
         """Listen; returns the port.
 
         Raises:
-            OSError: the port is taken.
+            Stalled: the port is taken, or not ours to take.
         """
         application = web.Application()
         application.router.add_get("/healthz", self._health)
         application.router.add_get("/metrics", self._metrics)
         self._runner = web.AppRunner(application, access_log=None)
         await self._runner.setup()
-        await web.TCPSite(self._runner, self._address, self._port).start()
+        try:
+            await web.TCPSite(self._runner, self._address, self._port).start()
+        except OSError as fault:
+            raise Stalled(
+                "PortUnusable",
+                f"Health and metrics can't be served: {fault.strerror}. If another operator runs "
+                "on this machine, choose another port with `--port` or `http.port` (0 = any free "
+                "one)",
+            ) from fault
         port: int = self._runner.addresses[0][1]
         log.info("health and metrics on %s:%d", self._address, port)
         return port

@@ -57,6 +57,7 @@ def _parser(further: Sequence[str]) -> argparse.ArgumentParser:
         prog="batch-inference-operator",
         description="Runs BatchInferenceJobs of a Kubernetes cluster." + more,
     )
+    parser.add_argument("--version", action="version", version=own_version())
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     run = commands.add_parser("run", help="run the operator until it is told to stop")
     run.add_argument("--settings", type=Path, metavar="FILE", help="settings file (YAML)")

@@ -69,8 +69,9 @@ class Assembly:
         """Start everything but the watches.
 
         Raises:
-            Stalled, Retry: the API server can't be used, or our kinds are not served.
-            OSError: the port is taken, or the spool folder can't be made.
+            Stalled, Retry: the port is taken, the API server can't be used, or our kinds are not
+                served.
+            OSError: the spool folder can't be made.
         """
         settings, clock = self._settings, SystemClock()
         await self._serve()
