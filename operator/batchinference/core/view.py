@@ -47,6 +47,7 @@ from batchinference.model.status import (
 )
 
 _SHOWN_SUBMISSIONS = 20
+_NOTHING_ACCEPTED = "Nothing was accepted by the provider"
 _ENDINGS = {
     Ending.SUCCEEDED: State.SUCCEEDED,
     Ending.FAILED: State.FAILED,
@@ -83,8 +84,8 @@ def status_of(scene: Scene) -> JobStatus:
         state=state,
         conditions=tuple(_conditions(scene, state)),
         run_key=run.key,
-        start_time=run.start_time,
-        completion_time=run.completion_time if run.is_over else None,
+        start_time=_whole_second(run.start_time),
+        completion_time=_whole_second(run.completion_time) if run.is_over else None,
         progress=f"{done}/{counts.total}" if counts.total else "",
         request_counts=counts if counts.total else None,
         shards=kept.shards if kept else _shard_counts(run.shards) if run.shards else None,
@@ -93,6 +94,11 @@ def status_of(scene: Scene) -> JobStatus:
         cost=_cost(run),
         outputs=_outputs(run),
     )
+
+
+def _whole_second(time: datetime | None) -> datetime | None:
+    """A time as Kubernetes writes them."""
+    return time and time.replace(microsecond=0)
 
 
 def _without_run(scene: Scene) -> JobStatus:
@@ -209,47 +215,55 @@ def _conditions(scene: Scene, state: State) -> Iterable[Condition]:
 def _facts(scene: Scene, state: State) -> Mapping[str, tuple[str, str, str]]:
     run, problem = scene.run, scene.problem
     verdict = run.verdict if run is not None and run.is_over else None
-    text = _sentence(scene, state)
+    submitted = _submitted(scene, state)
     failed = verdict is not None and verdict.ending is not Ending.SUCCEEDED
+    # What matters is told once, by the condition that it is about.
     facts: dict[str, tuple[str, str, str]] = {
-        ConditionType.SUBMITTED: _submitted(scene, state, text),
-        ConditionType.COMPLETE: ("False", state.value, text),
-        ConditionType.FAILED: ("False", state.value, text),
+        ConditionType.SUBMITTED: submitted,
+        ConditionType.COMPLETE: ("False", state.value, "Not complete"),
+        ConditionType.FAILED: ("False", state.value, "Not failed"),
         ConditionType.SUSPENDED: _suspended(scene),
-        ConditionType.RECONCILING: ("False", state.value, text),
-        ConditionType.STALLED: ("False", state.value, text),
+        ConditionType.RECONCILING: ("False", state.value, "Not reconciling"),
+        ConditionType.STALLED: ("False", state.value, "Not stalled"),
     }
     if verdict is not None:
         said = ("True", verdict.reason, verdict.message)
         facts[ConditionType.FAILED if failed else ConditionType.COMPLETE] = said
-        if failed:
-            facts[ConditionType.STALLED] = said
+        # kstatus and the Reason column read Stalled alone.
+        stalled = said if failed else ("False", verdict.reason, "Not stalled")
+        facts[ConditionType.STALLED] = stalled
     elif state is State.STALLED and problem is not None:
         facts[ConditionType.STALLED] = ("True", problem.reason, problem.message)
     elif state is State.PENDING:
-        reason = problem.reason if problem else Reason.PENDING
-        facts[ConditionType.RECONCILING] = ("True", reason, text)
+        reason, message = _pending(scene)
+        facts[ConditionType.RECONCILING] = ("True", reason, message)
+        facts[ConditionType.STALLED] = ("False", reason, "Not stalled")
+    elif state is State.QUEUED:
+        facts[ConditionType.STALLED] = ("False", submitted[1], "Not stalled")
     return facts
 
 
-def _submitted(scene: Scene, state: State, text: str) -> tuple[str, str, str]:
+def _submitted(scene: Scene, state: State) -> tuple[str, str, str]:
     run = scene.run
     if run is None:
         before = conditions_in(scene.job.status).get(ConditionType.SUBMITTED)
         if before is not None and before.status != "False":
             return before.status, before.reason, before.message
-        return "False", Reason.NOT_SUBMITTED, text
+        return "False", Reason.NOT_SUBMITTED, _NOTHING_ACCEPTED
     if _accepted(run):
         reason = Reason.ADOPTED if run.adopted else Reason.SUBMITTED
-        return "True", reason, _adoption(run) if run.adopted else text
+        text = _adoption(run) if run.adopted else "The provider accepted batches of this run"
+        return "True", reason, text if run.is_over else f"{text}. {_progress(scene)}"
+    if run.is_over or state is State.PENDING:
+        return "False", Reason.NOT_SUBMITTED, _NOTHING_ACCEPTED
     if any(s.state in {ShardState.UNKNOWN, ShardState.FENCING} for s in run.shards):
         said = "The answer to a create call was lost; the provider is being asked"
-        return "Unknown", Reason.OUTCOME_UNKNOWN, said
+        return "Unknown", Reason.OUTCOME_UNKNOWN, f"{said}. {_progress(scene)}"
     reason = Reason.NOT_SUBMITTED
     if state is State.QUEUED:
         waiting = _waiting(scene.notes)
         reason = waiting[0] if waiting else Reason.QUEUED
-    return "False", reason, text
+    return "False", reason, _progress(scene)
 
 
 def _adoption(run: Run) -> str:
@@ -270,21 +284,31 @@ def _suspended(scene: Scene) -> tuple[str, str, str]:
     return "True", Reason.SUSPENDED, "`spec.suspend` holds the job; nothing is submitted"
 
 
-def _sentence(scene: Scene, state: State) -> str:
-    run = scene.run
-    if run is not None and run.is_over and run.verdict is not None:
-        return run.verdict.message
+def _pending(scene: Scene) -> tuple[str, str]:
+    """What a job waits for that has just been seen."""
     if scene.problem is not None:
-        return scene.problem.message
-    waiting = _waiting(scene.notes)
-    if run is None or not run.shards:
-        return waiting[1] if waiting else f"{state.value}: references and input are being looked at"
-    counts = _shard_counts(run.shards)
-    text = (
-        f"{counts.total} shards: {counts.queued} queued, {counts.running} at the provider, "
-        f"{counts.finished} finished"
-    )
-    return f"{text}. {waiting[1]}" if waiting else text
+        return scene.problem.reason, scene.problem.message
+    looking = Reason.PENDING, "References, credentials and input are being looked at"
+    return _waiting(scene.notes) or looking
+
+
+def _progress(scene: Scene) -> str:
+    """Where the shards are, and what delays them; what stalls them is told by Stalled."""
+    run = scene.run
+    parts = [_NOTHING_ACCEPTED]
+    if run is not None and run.phase is RunPhase.STAGING:
+        parts = ["The input is being read, checked and split"]
+    elif run is not None and run.shards:
+        counts = _shard_counts(run.shards)
+        where = (
+            f"{counts.queued} queued, {counts.running} at the provider, {counts.finished} finished"
+        )
+        parts = [f"{counts.total} shards: {where}"]
+    if scene.problem is not None and not is_stalled(scene):
+        parts.append(scene.problem.message)
+    elif waiting := _waiting(scene.notes):
+        parts.append(waiting[1])
+    return ". ".join(parts)
 
 
 def _waiting(notes: Notes) -> tuple[str, str] | None:

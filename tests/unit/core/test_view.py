@@ -324,6 +324,55 @@ def test_what_a_pending_run_waits_for() -> None:
     assert said(status, "Reconciling")[1] == "task:Admit failed"
 
 
+def test_the_column_of_reasons_has_the_one_that_matters() -> None:
+    """`kubectl get -o wide` reads the reason of Stalled, whatever its status is."""
+    quota = failing("submit:0", FaultKind.STALLED, Reason.QUOTA_WAIT)
+    for scene_, reason in (
+        (scene(None, MISSING), Reason.SECRET_NOT_FOUND),
+        (scene(admitting(), notes=quota), Reason.QUOTA_WAIT),
+        (scene(None), Reason.PENDING),
+        (scene(run_with(in_state(S.QUEUED)), notes=quota), Reason.QUOTA_WAIT),
+        (scene(run_with(in_state(S.SUBMITTED))), Reason.RUNNING),
+        (scene(over(PARTIAL)), Reason.PARTIAL),
+        (scene(over(SUCCEEDED)), Reason.SUCCEEDED),
+        (scene(over(FAILED)), Reason.TOLERANCE_EXCEEDED),
+    ):
+        assert said(status_of(scene_), "Stalled")[0] == reason
+
+
+@pytest.mark.parametrize("row", TABLE)
+def test_a_message_is_told_once_and_not_by_every_condition(row) -> None:
+    run, problem, held, *_ = row
+    status = status_of(scene(run, problem, held=held))
+    told = [c.message for c in status.conditions if c.type != "Stalled" or not _also_failed(status)]
+    assert len(set(told)) == len(told)
+
+
+def _also_failed(status: JobStatus) -> bool:
+    return table(status)["Failed"] == "True"  # kstatus needs the message in Stalled too
+
+
+def test_what_delays_a_live_run_is_told_beside_where_it_is() -> None:
+    live = run_with(in_state(S.SUBMITTED), in_state(S.QUEUED, 1))
+    text = said(status_of(scene(live, MISSING)), "Submitted")[1]
+    assert "2 shards: 1 queued, 1 at the provider, 0 finished" in text
+    assert "no such Secret" in text
+    stalled = status_of(scene(live, MISSING, now=after(999)))
+    assert "no such Secret" not in said(stalled, "Submitted")[1], "Stalled says so"
+    assert said(stalled, "Stalled")[1] == "no such Secret"
+    lost = scene(run_with(in_state(S.UNKNOWN)), notes=failing("look:0:1", FaultKind.RETRY, "R"))
+    assert "look:0:1 failed" in said(status_of(lost), "Submitted")[1]
+    staging = admitting(phase=P.STAGING)
+    assert "being read" in said(status_of(scene(staging)), "Submitted")[1]
+    assert "accepted" in said(status_of(scene(admitting(), held=True)), "Submitted")[1]
+
+
+def test_times_are_whole_seconds_as_everywhere_in_kubernetes() -> None:
+    odd = START.replace(microsecond=123456)
+    status = status_of(scene(replace(over(SUCCEEDED, start_time=odd), completion_time=odd)))
+    assert status.start_time == status.completion_time == START
+
+
 def test_a_suspended_run_says_what_goes_on() -> None:
     run = run_with(in_state(S.SUBMITTED), in_state(S.QUEUED, 1), in_state(S.QUEUED, 2))
     reason, message = said(status_of(scene(run, held=True)), "Suspended")
