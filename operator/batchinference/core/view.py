@@ -13,8 +13,16 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
+from batchinference.core.counts import (
+    cost,
+    has_unseen_batch,
+    known,
+    newest_submissions,
+    request_counts,
+    shard_counts,
+    usage,
+)
 from batchinference.core.notes import Notes
-from batchinference.core.policy import CANCELLED
 from batchinference.core.problem import Problem
 from batchinference.core.receipt import absolute
 from batchinference.core.timing import Timing
@@ -25,28 +33,20 @@ from batchinference.model.run import (
     Ending,
     Run,
     RunPhase,
-    Shard,
     ShardState,
-    Submission,
     SubmissionState,
 )
 from batchinference.model.status import (
     Condition,
     ConditionType,
     ConfigMapRef,
-    Cost,
     JobStatus,
     Outputs,
     Reason,
-    RequestCounts,
-    ShardCounts,
     State,
-    SubmissionView,
-    Usage,
     settled,
 )
 
-_SHOWN_SUBMISSIONS = 20
 _NOTHING_ACCEPTED = "Nothing was accepted by the provider"
 _ENDINGS = {
     Ending.SUCCEEDED: State.SUCCEEDED,
@@ -74,11 +74,13 @@ def status_of(scene: Scene) -> JobStatus:
     if run is None:
         return _without_run(scene)
     state = shown_state(scene)
-    kept = _shown_before(scene) if run.phase is RunPhase.ENDED else None
-    if kept is not None and kept.run_key != run.key:
-        kept = None
-    counts = request_counts(run, scene.notes)
-    done = counts.completed + counts.failed + counts.expired
+    before = None
+    if run.phase is RunPhase.ENDED or has_unseen_batch(run, scene.notes):
+        before = _shown_before(scene)
+        if before is not None and before.run_key != run.key:
+            before = None
+    kept = before if run.phase is RunPhase.ENDED else None
+    counts = request_counts(run, scene.notes, before.request_counts if before else None)
     return JobStatus(
         observed_generation=scene.job.metadata.generation,
         state=state,
@@ -86,12 +88,12 @@ def status_of(scene: Scene) -> JobStatus:
         run_key=run.key,
         start_time=_whole_second(run.start_time),
         completion_time=_whole_second(run.completion_time) if run.is_over else None,
-        progress=f"{done}/{counts.total}" if counts.total else "",
+        progress=f"{known(counts)}/{counts.total}" if counts.total else "",
         request_counts=counts if counts.total else None,
-        shards=kept.shards if kept else _shard_counts(run.shards) if run.shards else None,
-        submissions=kept.submissions if kept else _submissions(run, scene.notes),
-        usage=_usage(run),
-        cost=_cost(run),
+        shards=kept.shards if kept else shard_counts(run.shards) if run.shards else None,
+        submissions=kept.submissions if kept else newest_submissions(run, scene.notes, before),
+        usage=usage(run),
+        cost=cost(run),
         outputs=_outputs(run),
     )
 
@@ -299,7 +301,7 @@ def _progress(scene: Scene) -> str:
     if run is not None and run.phase is RunPhase.STAGING:
         parts = ["The input is being read, checked and split"]
     elif run is not None and run.shards:
-        counts = _shard_counts(run.shards)
+        counts = shard_counts(run.shards)
         where = (
             f"{counts.queued} queued, {counts.running} at the provider, {counts.finished} finished"
         )
@@ -317,9 +319,6 @@ def _waiting(notes: Notes) -> tuple[str, str] | None:
     return (failures[0].fault.reason, failures[0].fault.message) if failures else None
 
 
-# ---------------------------------------------------------------- numbers
-
-
 def _accepted(run: Run) -> bool:
     """Whether something was accepted; at the end what might have been counts, as in a receipt."""
     if run.is_over:
@@ -329,73 +328,6 @@ def _accepted(run: Run) -> bool:
         for shard in run.shards
         for s in shard.submissions
     )
-
-
-def request_counts(run: Run, notes: Notes) -> RequestCounts:
-    """Records of the run: from the results once they stand, else as far as is known."""
-    total = run.staged.rows if run.staged else 0
-    if run.results is not None:
-        found = run.results
-        return RequestCounts(total, found.completed, found.failed, found.expired)
-    completed, failed, expired = 0, run.staged.bad if run.staged else 0, 0
-    for shard in run.shards:
-        view = notes.views.get(shard.last.batch_id) if shard.last else None
-        if shard.collected is not None:
-            completed += shard.collected.answered
-            failed += shard.collected.failed + shard.collected.lost
-            if not shard.pooled and shard.collected.unbilled_code != CANCELLED:
-                expired += shard.collected.unbilled
-        elif view is not None:
-            completed += view.completed
-            failed += view.failed
-    return RequestCounts(total, completed, failed, expired)
-
-
-def _shard_counts(shards: Iterable[Shard]) -> ShardCounts:
-    states = [s.state for s in shards]
-    queued = sum(s in {ShardState.STAGED, ShardState.QUEUED} for s in states)
-    finished = sum(s.is_settled for s in states)
-    return ShardCounts(len(states), queued, len(states) - queued - finished, finished)
-
-
-def _submissions(run: Run, notes: Notes) -> tuple[SubmissionView, ...]:
-    pairs: list[tuple[Submission, Shard]] = [(u, s) for s in run.shards for u in s.submissions]
-    newest = sorted(pairs, key=lambda p: (p[0].claimed_at, p[1].index))[-_SHOWN_SUBMISSIONS:]
-    return tuple(
-        SubmissionView(
-            shard=shard.index,
-            ordinal=made.ordinal,
-            state=_shown_submission(made, notes),
-            batch_id=made.batch_id,
-        )
-        for made, shard in reversed(newest)
-    )
-
-
-def _shown_submission(made: Submission, notes: Notes) -> str:
-    """The batch's state as last seen, where there is one."""
-    view = notes.views.get(made.batch_id)
-    seen = view.state if view is not None else made.batch_state
-    return (seen or made.state).value
-
-
-def _usage(run: Run) -> Usage | None:
-    spent_in, spent_out = 0, 0
-    if run.results is not None:
-        spent_in, spent_out = run.results.input_tokens, run.results.output_tokens
-    else:
-        for shard in run.shards:
-            if shard.collected is not None:
-                spent_in += shard.collected.input_tokens
-                spent_out += shard.collected.output_tokens
-    return Usage(str(spent_in), str(spent_out)) if spent_in or spent_out else None
-
-
-def _cost(run: Run) -> Cost | None:
-    found = run.results
-    if found is None or not found.currency:
-        return None
-    return Cost(found.currency, actual=found.cost, on_demand=found.on_demand_cost)
 
 
 def _outputs(run: Run) -> Outputs | None:

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchinference.core.absorb import absorb
+from batchinference.core.counts import request_counts
 from batchinference.core.notes import Notes
 from batchinference.core.outcomes import TaskDone
 from batchinference.core.problem import Problem
@@ -18,7 +19,6 @@ from batchinference.core.view import (
     Scene,
     conditions_in,
     is_final,
-    request_counts,
     shown_state,
     shows_submission,
     status_of,
@@ -478,6 +478,32 @@ def test_counts_come_from_what_was_collected_else_from_what_the_provider_counts(
     assert status.progress == "143/410"
     assert (status.shards.total, status.shards.queued) == (4, 1)
     assert (status.shards.running, status.shards.finished) == (2, 1)
+
+
+def test_a_server_that_counts_too_many_makes_no_progress_above_the_total() -> None:
+    run = replace(run_with(in_state(S.SUBMITTED)), staged=Staged(100, 0, 1, 1))
+    for completed, failed in ((130, 0), (90, 90), (0, 7000)):
+        view = replace(view_of(run), completed=completed, failed=failed)
+        status = status_of(scene(run, notes=Notes().with_view(view)))
+        assert status.progress == "100/100"
+
+
+def test_a_new_process_shows_what_was_shown_until_it_has_asked() -> None:
+    run = run_with(in_state(S.SUBMITTED, 0), in_state(S.SUBMITTED, 1))
+    run = replace(run, staged=Staged(200, 0, 1, 1))
+    first = replace(view_of(run, 0, batch_id="batch-0-1"), completed=60)
+    second = replace(view_of(run, 1, batch_id="batch-1-1"), completed=50, failed=1)
+    before = shown(run, notes=Notes().with_view(first).with_view(second))
+    assert before["progress"] == "111/200"
+    builder = job().with_status(before)
+    assert shown(run, builder=builder) == before, "a restart writes nothing"
+    half = Notes().with_view(replace(first, completed=99))
+    assert shown(run, builder=builder, notes=half)["progress"] == "111/200"
+    whole = half.with_view(second)
+    assert shown(run, builder=builder, notes=whole)["progress"] == "150/200"
+    another = job().with_status({**before, "runKey": "another"})
+    assert shown(run, builder=another)["progress"] == "0/200"
+    assert shown(run, builder=job())["progress"] == "0/200"
 
 
 UNCOUNTED = [
