@@ -191,7 +191,7 @@ def looked_up(run: Run, notes: Notes, look: LookedUp, setting: Setting) -> tuple
     shard = of_ordinal(run, *key)
     if shard is None or shard.state not in _OPEN:
         return run, notes
-    return run, notes.with_absence(key, setting.now, look.readable)
+    return run, notes.with_absence(key, setting.now, readable=look.readable, complete=look.complete)
 
 
 def input_deleted(

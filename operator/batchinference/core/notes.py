@@ -31,11 +31,21 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """Listings that did not show a submission: the first of those that count, and the newest."""
+    """Listings that did not show a submission: the first of those that count, and the newest.
+
+    Attributes:
+        readable, complete: of the newest; see `outcomes.LookedUp`.
+    """
 
     first: datetime
     newest: datetime
-    readable: bool
+    readable: bool = True
+    complete: bool = True
+
+    @property
+    def counts(self) -> bool:
+        """Whether the newest is evidence of absence."""
+        return self.readable and self.complete
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,13 +76,15 @@ class Notes:
         """A batch as seen now."""
         return replace(self, views={**self.views, view.id: view})
 
-    def with_absence(self, key: SubmissionKey, now: datetime, readable: bool) -> Notes:
-        """One more complete listing without that submission. One by a client that could not read
-        the input does not count, so counting begins again after it.
+    def with_absence(
+        self, key: SubmissionKey, now: datetime, *, readable: bool = True, complete: bool = True
+    ) -> Notes:
+        """One more listing without that submission. One that is cut short, or by a client that
+        could not read the input, does not count, so counting begins again after it.
         """
         old = self.looks.get(key)
-        first = old.first if old is not None and old.readable else now
-        look = Look(first=first, newest=now, readable=readable)
+        first = old.first if old is not None and old.counts else now
+        look = Look(first, now, readable, complete)
         return replace(self, looks={**self.looks, key: look})
 
     def without_looks(self, key: SubmissionKey) -> Notes:

@@ -49,15 +49,19 @@ class SubmitAnswered:
 
 @dataclass(frozen=True, slots=True)
 class LookedUp:
-    """The provider was asked for a submission; `view` None = absent from a complete listing.
+    """The provider was asked for a submission; `view` None = a listing did not show it.
 
-    `readable`: whether the same client can still read the claimed input.
+    Attributes:
+        readable: whether the same client can still read the claimed input.
+        complete: the listing was followed to its end, and the provider's listings show everything;
+            otherwise not having seen it proves nothing.
     """
 
     shard: int
     ordinal: int
     view: BatchView | None
     readable: bool = True
+    complete: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from batchinference.core.draft import Draft
 from batchinference.core.effects import DeleteInput, LookUp, StartTask, Submit
 from batchinference.core.follow import following, lose
 from batchinference.core.keys import next_ordinal, submission_id
+from batchinference.core.notes import Look
 from batchinference.core.policy import reject
 from batchinference.core.transitions import ShardInput, step_shard
 from batchinference.errors import Permanent
@@ -114,15 +115,8 @@ def _unknown(draft: Draft, shard: Shard) -> Shard:
         draft.want(Submit(shard.index, last.ordinal, last.request, fresh=False))
         draft.wake(_repeat_until(draft, last))
         return shard
-    if not draft.observed.traits.lists_complete:
-        draft.stall(
-            Reason.OUTCOME_UNKNOWN,
-            f"The answer to the create call of shard {shard.index}, ordinal {last.ordinal}, was "
-            "lost, and this provider's listings can't tell whether it was accepted",
-            last.claimed_at,
-        )
-        again = look.newest + timedelta(seconds=draft.timing.reference_retry_s)
-        _look_again(draft, ask, again)
+    if not _is_conclusive(draft, look):
+        _inconclusive(draft, shard, ask, look)
         return shard
     settled = look.first + timedelta(seconds=draft.timing.settle_s)
     if look.newest < settled:
@@ -132,6 +126,24 @@ def _unknown(draft: Draft, shard: Shard) -> Shard:
     draft.run = draft.run.with_shard(fencing)
     draft.notes = draft.notes.without_looks(key)
     return fencing
+
+
+def _is_conclusive(draft: Draft, look: Look) -> bool:
+    """Whether not being in that listing says anything."""
+    return look.complete and draft.observed.traits.lists_complete
+
+
+def _inconclusive(draft: Draft, shard: Shard, ask: LookUp, look: Look) -> None:
+    """Say so, and go on asking: the listing may have an end another time."""
+    assert shard.last is not None
+    draft.stall(
+        Reason.OUTCOME_UNKNOWN,
+        f"The answer to the create call of shard {shard.index}, ordinal {ask.ordinal}, was lost, "
+        "and this provider's listings can't tell whether it was accepted: they are not complete",
+        shard.last.claimed_at,
+    )
+    again = look.newest + timedelta(seconds=draft.timing.reference_retry_s)
+    _look_again(draft, ask, again)
 
 
 def _repeat_until(draft: Draft, last: Submission) -> datetime:
@@ -158,9 +170,12 @@ def _fencing(draft: Draft, shard: Shard) -> Shard:
         return shard
     settled = last.fenced_at + timedelta(seconds=draft.timing.settle_s)
     look = draft.notes.looks.get((shard.index, last.ordinal))
+    ask = LookUp(shard.index, last.ordinal, last.input_ref, fenced=True)
     if look is None or look.newest < settled:
-        ask = LookUp(shard.index, last.ordinal, last.input_ref, fenced=True)
         _look_again(draft, ask, settled)
+        return shard
+    if not _is_conclusive(draft, look):
+        _inconclusive(draft, shard, ask, look)
         return shard
     given_up = step_shard(shard, ShardInput.GIVE_UP) or shard
     if draft.run.cancel is not None:

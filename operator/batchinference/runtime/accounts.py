@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -24,6 +24,7 @@ from batchinference.model.status import Reason
 from batchinference.ports import Metrics
 from batchinference.runtime.clients import Clients, Connected
 from batchinference.runtime.entry import Entry
+from batchinference.runtime.listing import ListingCut, listing
 from batchinference.runtime.providers import Numbers
 from batchinference.runtime.settings import RuntimeSettings
 
@@ -31,9 +32,6 @@ logger = logging.getLogger(__name__)
 
 _MARGIN = timedelta(minutes=10)
 """How far a provider's clock may be off ours."""
-
-_MOST_PAGES = 500
-"""Pages of one listing: half a million batches."""
 
 Deliver = Callable[[str, Outcome], None]
 """Hand an outcome to a run and have it looked at."""
@@ -256,11 +254,15 @@ class Accounts:
         if len(group) > self._settings.poll_gets or any(_has_fenced(o.entry) for o in group):
             # Our own clock: what a provider says of a batch's age may be anything.
             oldest = min(o.submission.claimed_at for o in group)
-            async for view in self.listing(connected, oldest - _MARGIN):
-                entry = wanted.get(view.id) or self._named(view)
-                if entry is not None:
-                    self._saw(entry, view, is_live=view.id in wanted)
-                    seen.add(view.id)
+            timeout = self._settings.call_timeout_s
+            try:
+                async for view in listing(connected.client, oldest - _MARGIN, timeout):
+                    entry = wanted.get(view.id) or self._named(view)
+                    if entry is not None:
+                        self._saw(entry, view, is_live=view.id in wanted)
+                        seen.add(view.id)
+            except ListingCut as cut:
+                logger.warning("Account %s: %s", group[0].entry.key[:12], cut.message)
         for batch_id, entry in wanted.items():
             if batch_id in seen:
                 continue
@@ -270,19 +272,6 @@ class Accounts:
                 self._deliver(entry.key, BatchMissing(batch_id))
             else:
                 self._saw(entry, found, is_live=True)
-
-    async def listing(self, connected: Connected, since: datetime) -> AsyncIterator[BatchView]:
-        """Every batch of the account since then, page by page. Raises Stalled, Retry."""
-        cursor: str | None = None
-        for _ in range(_MOST_PAGES):
-            async with asyncio.timeout(self._settings.call_timeout_s):
-                page = await connected.client.page(cursor, since)
-            for view in page.batches:
-                yield view
-            cursor = page.cursor
-            newest_first = page.batches and page.batches[-1].created_at
-            if cursor is None or (newest_first and newest_first < since):
-                return
 
     def _named(self, view: BatchView) -> Entry | None:
         """The run of a batch that carries one of our tags."""

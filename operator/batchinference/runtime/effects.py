@@ -58,6 +58,7 @@ from batchinference.runtime.accounts import Accounts
 from batchinference.runtime.census import provider_kind
 from batchinference.runtime.clients import Clients, Connected
 from batchinference.runtime.entry import Entry
+from batchinference.runtime.listing import ListingCut, listing
 from batchinference.runtime.settings import RuntimeSettings
 from batchinference.runtime.store import JOB_KIND, Store
 
@@ -303,15 +304,23 @@ class Effects:
         shard = run.shards[effect.shard]
         claimed = [s.claimed_at for s in shard.submissions if s.ordinal == effect.ordinal]
         since: datetime = min(claimed, default=run.created_at) - _MARGIN
-        async for view in self._accounts.listing(connected, since):
-            if _is_that(view, run, effect):
-                self._metrics.count("duplicate_submissions_prevented_total", layer="lookup")
-                return LookedUp(effect.shard, effect.ordinal, view)
+        complete = True
+        try:
+            timeout = self._settings.call_timeout_s
+            async for view in listing(connected.client, since, timeout):
+                if _is_that(view, run, effect):
+                    self._metrics.count("duplicate_submissions_prevented_total", layer="lookup")
+                    return LookedUp(effect.shard, effect.ordinal, view)
+        except ListingCut as cut:
+            logger.warning("Run %s, shard %s: %s", run.key[:12], effect.shard, cut.message)
+            complete = False
         readable = True
         if not effect.fenced:
             async with asyncio.timeout(self._settings.call_timeout_s):
                 readable = await connected.client.input_readable(effect.input_ref)
-        return LookedUp(effect.shard, effect.ordinal, None, readable)
+        # Only now: it is while they are followed that listings turn out to have no end.
+        complete = complete and connected.client.traits.lists_complete
+        return LookedUp(effect.shard, effect.ordinal, None, readable, complete)
 
 
 def _is_that(view: BatchView, run: Run, effect: LookUp) -> bool:

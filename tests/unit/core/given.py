@@ -150,10 +150,17 @@ def failed_view(run: Run, failure: BatchFailure, **members: Any) -> BatchView:
 
 
 def looks(
-    shard: int = 0, ordinal: int = 1, *, first: float, newest: float, readable: bool = True
+    shard: int = 0,
+    ordinal: int = 1,
+    *,
+    first: float,
+    newest: float,
+    readable: bool = True,
+    complete: bool = True,
 ) -> Notes:
     """Notes of absences, in seconds before now."""
-    return Notes(looks={(shard, ordinal): Look(after(-first), after(-newest), readable)})
+    look = Look(after(-first), after(-newest), readable, complete)
+    return Notes(looks={(shard, ordinal): look})
 
 
 def failing(

@@ -219,6 +219,15 @@ def test_an_absence_seen_by_a_blind_client_starts_no_count() -> None:
     assert notes.looks[0, 1].first == after(200), "the first one does not count"
 
 
+def test_a_listing_that_was_cut_short_starts_no_count_and_ends_the_one_before() -> None:
+    run = run_with(in_state(S.UNKNOWN))
+    run, notes = fold_all(run, LookedUp(0, 1, None), now=NOW)
+    run, notes = fold_all(run, LookedUp(0, 1, None, complete=False), notes=notes, now=after(100))
+    assert not notes.looks[0, 1].counts
+    run, notes = fold_all(run, LookedUp(0, 1, None), notes=notes, now=after(200))
+    assert notes.looks[0, 1].first == after(200), "counting begins again"
+
+
 @pytest.mark.parametrize("state", [S.SUBMITTED, S.ENDED, S.COLLECTED])
 def test_an_absence_of_what_is_known_is_ignored(state) -> None:
     run = run_with(in_state(state))

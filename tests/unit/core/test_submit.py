@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from batchinference.core.effects import DeleteInput, LookUp, StartTask, Submit
 from batchinference.core.follow import following
@@ -207,6 +209,20 @@ UNKNOWN_STEPS = [
         "it is tried again, so that it heals",
     ),
     (
+        looks(first=SETTLE + 9, newest=9, complete=False),
+        None,
+        S.UNKNOWN,
+        TIMING.reference_retry_s - 9,
+        "a listing that was cut short does not say what is not there",
+    ),
+    (
+        looks(first=SETTLE + 99, newest=99, complete=False),
+        LookUp,
+        S.UNKNOWN,
+        None,
+        "it is read again, so that it heals",
+    ),
+    (
         replace(looks(first=SETTLE + 50, newest=50), inflight=SENDING.inflight),
         None,
         S.UNKNOWN,
@@ -318,6 +334,22 @@ FENCES = [
     (SETTLE, Notes(), LookUp, S.FENCING, None, "then one more look"),
     (SETTLE, looks(first=5, newest=5), LookUp, S.FENCING, None, "that look was too early"),
     (SETTLE + 5, looks(first=5, newest=5), StartTask, S.QUEUED, None, "given up: next ordinal"),
+    (
+        SETTLE + 5,
+        looks(first=5, newest=5, complete=False),
+        None,
+        S.FENCING,
+        TIMING.reference_retry_s - 5,
+        "a listing that was cut short proves nothing behind a fence either",
+    ),
+    (
+        SETTLE + 99,
+        looks(first=99, newest=99, complete=False),
+        LookUp,
+        S.FENCING,
+        None,
+        "it is read again, so that it heals",
+    ),
 ]
 
 
@@ -331,6 +363,65 @@ def test_an_ordinal_is_given_up_only_behind_a_fence(
     assert decision.wake_at == (after(wake) if wake is not None else None), reason
     for effect_ in of_kind(decision, LookUp):
         assert effect_.fenced, "the input is gone on purpose"
+
+
+@pytest.mark.parametrize("state", [S.UNKNOWN, S.FENCING])
+@pytest.mark.parametrize(
+    ("complete", "traits", "reason"),
+    [
+        (False, Traits(), "the listing was cut"),
+        (True, Traits(lists_complete=False), "the provider's listings show only a part"),
+    ],
+)
+def test_no_ordinal_is_given_up_by_listings_that_prove_nothing(
+    state, complete, traits, reason
+) -> None:
+    run = fencing(SETTLE * 9) if state is S.FENCING else run_with(in_state(S.UNKNOWN))
+    run = replace(run, shards=(*run.shards, in_state(S.QUEUED, 1)))
+    notes = looks(first=SETTLE * 8, newest=5, complete=complete)
+    decision = decided(run, observed(traits=traits), replace(notes, uploads={(1, 1): "file-1"}))
+    assert decision.run == run, reason
+    assert decision.problem.reason == Reason.OUTCOME_UNKNOWN
+    assert not sent(decision), "stalled: nothing new is submitted"
+
+
+LOOKING = st.lists(
+    st.tuples(
+        st.sampled_from([1.0, SETTLE / 2, SETTLE - 1, SETTLE, SETTLE * 2]),
+        st.booleans(),
+        st.booleans(),
+    ),
+    max_size=8,
+)
+
+
+@given(LOOKING)
+def test_only_conclusive_absences_a_settle_time_apart_are_counted(steps) -> None:
+    run, notes, now = run_with(in_state(S.UNKNOWN)), Notes(), NOW
+    counting: list[datetime] = []
+    for wait, readable, complete in steps:
+        now += timedelta(seconds=wait)
+        look = LookedUp(0, 1, None, readable=readable, complete=complete)
+        run, notes = fold_all(run, look, notes=notes, now=now)
+        counting = [*counting, now] if readable and complete else []
+        run = decided(run, observed(now=now), notes).run
+        apart = bool(counting) and counting[-1] - counting[0] >= timedelta(seconds=SETTLE)
+        assert (run.shards[0].state is S.FENCING) == apart
+        if apart:
+            break
+
+
+@given(LOOKING)
+def test_a_fenced_ordinal_is_given_up_only_by_a_conclusive_look_a_settle_time_later(steps) -> None:
+    run, notes, now = fencing(0), Notes(), NOW
+    for wait, _, complete in steps:
+        now += timedelta(seconds=wait)
+        run, notes = fold_all(run, LookedUp(0, 1, None, complete=complete), notes=notes, now=now)
+        run = decided(run, observed(now=now), notes).run
+        settled = now >= NOW + timedelta(seconds=SETTLE)
+        assert (run.shards[0].state is S.QUEUED) == (complete and settled)
+        if run.shards[0].state is S.QUEUED:
+            break
 
 
 def test_a_given_up_ordinal_goes_on_with_a_new_upload() -> None:
