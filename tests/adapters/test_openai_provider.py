@@ -251,6 +251,23 @@ async def test_a_create_call_without_an_answer_in_time_is_unknown() -> None:
     assert outcome == OutcomeUnknown("No answer to the create call: it took too long.")
 
 
+async def test_a_failure_tells_what_was_asked_and_what_was_wrong() -> None:
+    with Stub(lambda _asked: Answer()) as stub:
+        host = stub.url.removeprefix("http://")
+    settings = {"openAI": {"baseURL": f"http://someone:hidden@{host}/v1"}}
+    provider = OpenAIBatchProvider(settings, {})
+    with pytest.raises(Retry) as refused:
+        await provider.check()
+    await provider.close()
+    told = refused.value.message
+    assert f"http://{host}/v1/batches: Connection refused" in told
+    assert "hidden" not in told
+    with Stub(lambda _asked: Answer(status=503)) as stub:
+        async with client(stub) as provider:
+            with pytest.raises(Retry, match=f"at {stub.url}/v1/batches .HTTP 503"):
+                await provider.check()
+
+
 async def test_a_connection_that_never_came_about_is_a_refusal() -> None:
     with Stub(lambda _asked: Answer()) as stub:
         pass

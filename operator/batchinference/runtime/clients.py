@@ -69,9 +69,7 @@ class Clients:
             async with asyncio.timeout(self._timeout_s):
                 return await connected.client.check()
         except TimeoutError:
-            raise Retry(
-                Reason.ENDPOINT_UNREACHABLE, f"No answer within {self._timeout_s:g} s"
-            ) from None
+            raise Retry(Reason.ENDPOINT_UNREACHABLE, no_answer(settings, self._timeout_s)) from None
         except Stalled as fault:
             if fault.reason == Reason.CREDENTIALS_REJECTED:
                 self.reject(namespace, settings)
@@ -93,6 +91,16 @@ class Clients:
             except (BatchInferenceError, OSError):
                 continue
         self._clients.clear()
+
+
+def no_answer(settings: Mapping[str, Any], within_s: float) -> str:
+    """That a provider was silent, with what was asked."""
+    bedrock = settings.get("bedrock")
+    if bedrock:
+        asked = bedrock.get("endpointURL") or f"Bedrock in {bedrock.get('region', 'its region')}"
+    else:
+        asked = settings.get("openAI", {}).get("baseURL") or "OpenAI"
+    return f"No answer of {asked} within {within_s:g} s"
 
 
 def identity_of(pin: ProviderPin) -> str:

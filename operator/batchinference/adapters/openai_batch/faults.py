@@ -5,13 +5,14 @@ Owns the line between "refused for certain" and "nobody knows" (protocol 4.4). P
 
 from __future__ import annotations
 
+import os
 import socket
 import ssl
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import httpx2
-from openai import APIConnectionError, APIStatusError, APITimeoutError
+from openai import APIConnectionError, APIError, APIStatusError, APITimeoutError
 
 from batchinference.adapters.openai_batch.connection import WHERE
 from batchinference.adapters.openai_batch.view import shorten, text
@@ -89,6 +90,7 @@ def fault(error: Exception, doing: str) -> Fault:
     raised = next((cause for cause in _chain(error) if isinstance(cause, Fault)), None)
     if raised is not None:
         return raised  # the other end of a stream that this call was reading from
+    doing = f"{doing}{_where(error)}"
     if isinstance(error, APIStatusError):
         return _status_fault(error, doing)
     if _bad_certificate(error):
@@ -193,10 +195,21 @@ def _unknown_host(error: Exception) -> bool:
     )
 
 
+def _where(error: Exception) -> str:
+    """The address that was asked, without what may be secret in it."""
+    if not isinstance(error, APIError):
+        return ""
+    url = error.request.url
+    return f" at {shorten(str(url.copy_with(userinfo=b'', query=None)))}"
+
+
 def _cause(error: Exception) -> str:
-    """The kind of failure; the texts of exceptions may hold URLs and are left out."""
+    """The kind of failure, in the system's words where it has some."""
     if isinstance(error, APITimeoutError | TimeoutError):
         return "it took too long"
+    for found in _chain(error):
+        if type(found).__module__ == "builtins" and isinstance(found, OSError) and found.errno:
+            return os.strerror(found.errno)
     cause = error.__cause__ or error
     return f"{type(cause).__name__}{f': {shorten(str(cause))}' if str(cause) else ''}"
 
