@@ -11,8 +11,9 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from batchinference.errors import Retry, Superseded
+from batchinference.errors import Retry, Stalled, Superseded
 from batchinference.model.codec import encode_time
+from batchinference.model.status import Reason
 from batchinference.ports import ObjectRef
 from fakes.world import Process, World, demand_life
 
@@ -51,6 +52,7 @@ class FakeKube:
         history: every body a job ever had, oldest first, for invariants.
         failure_rate: how often a call answers Retry, half of the time after it took hold.
         duplicate_rate: how often a watch event is delivered twice.
+        refuses_finalizers: adding ours is forbidden.
     """
 
     def __init__(self, world: World | None = None, *, failure_rate: float = 0.0) -> None:
@@ -61,6 +63,7 @@ class FakeKube:
         self.history: list[dict[str, Any]] = []
         self.failure_rate = failure_rate
         self.duplicate_rate = 0.0
+        self.refuses_finalizers = False
         self.status_writes: dict[str, int] = {}
         self.on_change: Callable[[dict[str, Any]], None] | None = None
         self._world = world or World()
@@ -209,6 +212,8 @@ class FakeKube:
         held = list(meta.get("finalizers") or [])
         if present == (FINALIZER in held):
             return
+        if present and self.refuses_finalizers:
+            raise Stalled(Reason.ACCESS_DENIED, "adding the finalizer is forbidden")
         if present and meta.get("deletionTimestamp"):
             raise Superseded("a finalizer can't be added to an object that is being deleted")
         meta["finalizers"] = [*held, FINALIZER] if present else [f for f in held if f != FINALIZER]

@@ -135,7 +135,11 @@ def give_up_unpaid(draft: Draft) -> bool:
 
 
 def hold_object(draft: Draft) -> bool:
-    """The finalizer stands from before the first provider call until nothing needs it."""
+    """The finalizer stands from before the first provider call until nothing needs it.
+
+    While it is missing nothing is uploaded or submitted; what the provider has is followed,
+    collected and finished all the same, and nothing of what comes before needs it (protocol 7.1).
+    """
     observed, run = draft.observed, draft.run
     job = observed.job
     if job is None or starts_afresh(run, job):
@@ -149,7 +153,8 @@ def hold_object(draft: Draft) -> bool:
         return False
     if not observed.has_finalizer:
         draft.want(SetFinalizer(present=True))
-        return True
+        draft.blocked = True
+        return False
     # It stands: what failed on the way must not delay its removal.
     draft.notes = draft.notes.without_failure(SetFinalizer(present=True).id)
     return False
@@ -220,15 +225,25 @@ def hold_back(draft: Draft) -> bool:
     return False
 
 
+def read_spec(draft: Draft) -> bool:
+    """A spec that can't be acted on is said, whatever the run is at; it holds up only what is new.
+
+    The run goes on as the spec was when it was last fit, since what was paid for must come home.
+    """
+    problem = draft.observed.unfit
+    if problem is not None:
+        draft.stall(problem.reason, problem.message, problem.since)
+    return False
+
+
 def admit(draft: Draft) -> bool:
     """Claim the output place and look at the input."""
     if draft.run.phase is not RunPhase.ADMITTING:
         return False
     if draft.run.start_time is None:
         draft.run = replace(draft.run, start_time=draft.observed.now)
-    if draft.provider_problem():
-        return True
-    draft.want(StartTask(TaskKind.ADMIT))
+    if _may_read_input(draft):
+        draft.want(StartTask(TaskKind.ADMIT))
     return True
 
 
@@ -236,8 +251,20 @@ def stage(draft: Draft) -> bool:
     """One pass over the input, before anything is paid."""
     if draft.run.phase is not RunPhase.STAGING:
         return False
-    draft.want(StartTask(TaskKind.STAGE))
+    if _may_read_input(draft):
+        draft.want(StartTask(TaskKind.STAGE))
     return True
+
+
+def _may_read_input(draft: Draft) -> bool:
+    """Whether a look at the user's input may begin; if not, the draft says why.
+
+    Nothing is paid for by reading it. But the provider object is what allows the namespace and its
+    locations, so nothing is read against its word; and inline input is read from the object's own
+    spec, which must then be the one that the run was made of. A look under way goes on: it has
+    what it needs, and began when all was well.
+    """
+    return draft.observed.unfit is None and not draft.provider_problem()
 
 
 def judge(draft: Draft) -> bool:
@@ -317,6 +344,7 @@ STEPS: tuple[Callable[[Draft], bool], ...] = (
     hold_object,
     clean_up,
     stay_parked,
+    read_spec,
     hold_back,
     admit,
     stage,

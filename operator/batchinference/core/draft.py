@@ -29,6 +29,7 @@ class Observed:
         spec: its spec, or the journal's last-seen one.
         is_deleted: the object is being deleted, or was seen to go.
         has_finalizer: ours, on the object.
+        unfit: why the object's spec can't be acted on; None when it can.
         provider: why the provider can't be used for anything new; None when it can.
         granted: shards that the account gives a place.
         traits, make_request: of the run's provider; None while it can't be reached at all.
@@ -40,6 +41,7 @@ class Observed:
     job: BatchInferenceJob | None = None
     is_deleted: bool = False
     has_finalizer: bool = False
+    unfit: Problem | None = None
     provider: Problem | None = None
     granted: frozenset[int] = frozenset()
     traits: Traits = _DEFAULT_TRAITS

@@ -318,12 +318,12 @@ class Reconciler:
         )
         if run.is_over:
             return observed
-        problem = None
+        problem = unfit = None
         if job is not None and not deleted:
             problem = await self._providers.problem_for(job, now)
             problem = problem or self._providers.changed_under(job, run.provider, now)
             if self._store.has_changed_spec(job.metadata.uid):
-                problem = _spec_changed(now)
+                unfit = _spec_changed(now)
         traits, maker = Traits(), None
         try:
             client = (await self._clients.of_run(run.provider)).client
@@ -337,6 +337,7 @@ class Reconciler:
             traits=traits,
             make_request=maker,
         )
+            unfit=unfit,
 
 
 def _is_behind(run: Run | None, job: BatchInferenceJob | None) -> bool:

@@ -17,7 +17,7 @@ from batchinference.core.effects import (
 )
 from batchinference.core.notes import Notes
 from batchinference.core.problem import Problem
-from batchinference.model.batch import BatchState
+from batchinference.model.batch import BatchState, Traits
 from batchinference.model.run import (
     BadRecord,
     Cancel,
@@ -39,6 +39,7 @@ from unit.core.given import (
     decided,
     failing,
     in_state,
+    looks,
     observed,
     of_kind,
     owned,
@@ -63,6 +64,15 @@ def finalizers(decision):
 
 def admitting(**members):
     return owned(run_of(shards=0, **members))
+
+
+def staging(**members):
+    return admitting(phase=P.STAGING, **members)
+
+
+def collected(index=0, unbilled=0, **members):
+    found = Collected(answered=100 - unbilled, unbilled=unbilled, unbilled_code="Expired")
+    return in_state(S.COLLECTED, index, collected=found, **members)
 
 
 def stranger(run):
@@ -132,6 +142,7 @@ def test_a_resumed_run_holds_its_object_before_it_calls_anybody() -> None:
     shards = (in_state(S.DROPPED), in_state(S.COLLECTED, 1))
     run = stranger(over(P.PARKED, *shards, verdict=CANCELLED, cancel=DELETED))
     decision = decided(run, observed(finalizer=False), Notes(uploads={(0, 1): "f"}))
+    assert not decision.asking
     assert finalizers(decision) == [True]
     assert not of_kind(decision, Submit) + of_kind(decision, StartTask)
 
@@ -155,16 +166,41 @@ def test_an_unsubmitted_end_is_no_verdict_on_an_object_that_came_later() -> None
 # ---------------------------------------------------------------- the finalizer
 
 
-def test_the_finalizer_stands_before_anything_else_happens() -> None:
-    for run in (admitting(), run_with(in_state(S.QUEUED)), run_with(in_state(S.ENDED))):
-        decision = decided(run, observed(finalizer=False), Notes(uploads={(0, 1): "f"}))
-        assert [type(e) for e in decision.effects] == [SetFinalizer]
-        assert finalizers(decision) == [True]
+WITHOUT_FINALIZER = [
+    (admitting(), [TaskKind.ADMIT], "a look at the input is no provider call"),
+    (staging(), [TaskKind.STAGE], "nor is staging"),
+    (run_with(in_state(S.QUEUED)), [], "an upload is one"),
+    (run_with(in_state(S.SUBMITTED)), [], "what the provider has is followed"),
+    (run_with(in_state(S.ENDED)), [TaskKind.COLLECT], "and collected"),
+    (run_with(collected()), [TaskKind.FINISH], "and finished"),
+]
+
+
+@pytest.mark.parametrize(("run", "wanted", "reason"), WITHOUT_FINALIZER)
+@pytest.mark.parametrize("uploaded", [True, False])
+def test_without_the_finalizer_nothing_is_uploaded_or_submitted(
+    run, wanted, reason, uploaded
+) -> None:
+    notes = Notes(uploads={(0, 1): "f"}) if uploaded else Notes()
+    decision = decided(run, observed(finalizer=False), notes)
+    assert finalizers(decision) == [True], reason
+    assert tasks(decision) == wanted, reason
+    assert not of_kind(decision, Submit)
+    assert decision.problem is None, "it takes a moment, and is nobody's fault"
+
+
+def test_an_unanswered_request_is_not_repeated_without_the_finalizer() -> None:
+    run = run_with(in_state(S.UNKNOWN).with_last(claimed_at=NOW))
+    bedrock = Traits(resend_window_s=600)
+    known = looks(first=5, newest=5)
+    assert of_kind(decided(run, observed(traits=bedrock), known), Submit)
+    bare = decided(run, observed(traits=bedrock, finalizer=False), known)
+    assert not of_kind(bare, Submit)
 
 
 def test_no_second_finalizer_is_asked_for_while_the_first_is_under_way() -> None:
     notes = Notes(inflight=frozenset({"finalizer"}))
-    assert not decided(admitting(), observed(finalizer=False), notes).effects
+    assert finalizers(decided(admitting(), observed(finalizer=False), notes)) == []
 
 
 @pytest.mark.parametrize("phase", [P.CLEANING, P.ENDED])
@@ -305,10 +341,6 @@ def test_an_orphaned_run_submits_nothing_more_cancels_nothing_and_collects() -> 
     assert decision.effects == (StartTask(TaskKind.COLLECT, 2, 1),)
 
 
-def staging(**members):
-    return admitting(phase=P.STAGING, **members)
-
-
 UNPAID = [
     (admitting(), "admitting"),
     (staging(), "staging"),
@@ -385,6 +417,48 @@ def test_an_admitting_run_waits_for_its_provider() -> None:
     assert (decision.problem, tasks(decision)) == (missing, [])
     assert decision.wake_at == after(TIMING.reference_retry_s)
     assert tasks(decided(admitting())) == [TaskKind.ADMIT]
+
+
+CHANGED = Problem(Reason.SPEC_CHANGED, "`spec.model` is another one", NOW)
+
+
+@pytest.mark.parametrize("run", [admitting(), staging()])
+def test_the_input_is_not_looked_at_against_the_word_of_the_provider_or_the_spec(run) -> None:
+    withdrawn = Problem(Reason.NAMESPACE_NOT_ALLOWED, "not any more", NOW, is_reference=True)
+    denied = decided(run, observed(provider=withdrawn))
+    assert (denied.problem, tasks(denied)) == (withdrawn, [])
+    assert denied.wake_at == after(TIMING.reference_retry_s), "it waits, and does not spin"
+    unfit = decided(run, observed(unfit=CHANGED))
+    assert (unfit.problem, tasks(unfit)) == (CHANGED, [])
+    assert unfit.wake_at is None, "a change of the object brings it back"
+
+
+def test_a_look_under_way_is_not_stopped() -> None:
+    busy = Notes(inflight=frozenset({"task:Stage"}))
+    assert decided(staging(), observed(unfit=CHANGED), busy).effects == ()
+
+
+UNFIT = [
+    (run_with(in_state(S.QUEUED)), [], "nothing new"),
+    (run_with(in_state(S.SUBMITTED)), [], "followed"),
+    (run_with(in_state(S.ENDED)), [TaskKind.COLLECT], "collected"),
+    (run_with(collected()), [TaskKind.FINISH], "finished"),
+]
+
+
+@pytest.mark.parametrize(("run", "wanted", "reason"), UNFIT)
+def test_a_spec_that_cannot_be_acted_on_is_said_and_holds_up_only_what_is_new(
+    run, wanted, reason
+) -> None:
+    decision = decided(run, observed(unfit=CHANGED), Notes(uploads={(0, 1): "f"}))
+    assert decision.problem == CHANGED
+    assert tasks(decision) == wanted, reason
+    assert not of_kind(decision, Submit)
+    assert not decision.asking
+
+
+def test_a_spec_that_cannot_be_acted_on_is_no_matter_of_a_run_that_is_over() -> None:
+    assert decided(over(P.ENDED, in_state(S.COLLECTED)), observed(unfit=CHANGED)).problem is None
 
 
 def test_the_end_of_the_grace_wakes_us() -> None:
@@ -489,11 +563,6 @@ def test_a_run_that_is_partly_paid_is_never_rejected() -> None:
 
 
 # ---------------------------------------------------------------- settling
-
-
-def collected(index=0, unbilled=0, **members):
-    found = Collected(answered=100 - unbilled, unbilled=unbilled, unbilled_code="Expired")
-    return in_state(S.COLLECTED, index, collected=found, **members)
 
 
 SETTLED = [

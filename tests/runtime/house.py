@@ -1,0 +1,239 @@
+"""One API server, one provider, and as many operators as a test wants, in virtual time.
+
+The runtime and the tasks are the real ones; everything outside of the operator is a fake.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Self
+
+from batchinference.core.begin import key_of
+from batchinference.model.job import parse_job
+from batchinference.model.run import Run
+from batchinference.ports import Metrics, ObjectRef
+from batchinference.runtime.operator import Operator
+from batchinference.runtime.settings import RuntimeSettings
+from builders import JobBuilder, openai_provider
+from fakes.clock import SeededRandomness, VirtualClock, run_virtual
+from fakes.journals import FakeJournals
+from fakes.kube import JOB, FakeKube
+from fakes.provider import FakeFactory, Faults, endpoint
+from fakes.recorder import FakeRecorder
+from fakes.runner import FakeRunner
+from fakes.server import Habits, ProviderServer
+from fakes.world import Process, World, track_tasks
+from invariants import billing_problems, provider_problems
+from sim.workers import Workers
+
+SETTINGS = RuntimeSettings(
+    submit_timeout_s=20.0,
+    settle_s=60.0,
+    reference_retry_s=15.0,
+    retry_first_s=1.0,
+    retry_most_s=30.0,
+    poll_s=10.0,
+    sweep_s=60.0,
+)
+PATIENCE_S = 3600.0
+"""Virtual seconds after which a test no longer waits for what it waits for."""
+
+HABITS = Habits(validate_s=10, work_s=600, cancel_s=20)
+
+
+@dataclass
+class Counts:
+    """`ports.Metrics`, kept: counters and gauges by name and labels."""
+
+    counters: Counter[str] = field(default_factory=Counter)
+    gauges: dict[tuple[str, tuple[str, ...]], float] = field(default_factory=dict)
+
+    def count(self, name: str, value: float = 1, **labels: str) -> None:
+        self.counters[name] += int(value)
+
+    def gauge(self, name: str, value: float, **labels: str) -> None:
+        self.gauges[name, tuple(labels.values())] = value
+
+    def observe(self, name: str, value: float, **labels: str) -> None: ...
+
+
+@dataclass
+class Life:
+    """One operator process."""
+
+    process: Process
+    operator: Operator
+    runner: FakeRunner
+    metrics: Counts
+
+
+class Complaints(logging.Handler):
+    """What the runtime logs as an error: bugs, since it meets every failure with a plan."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.said: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.said.append(logging.Formatter().format(record))
+
+    def __enter__(self) -> Self:
+        logging.getLogger("batchinference").addHandler(self)
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        logging.getLogger("batchinference").removeHandler(self)
+
+
+class House:
+    """Everything a test of the runtime plays on."""
+
+    def __init__(self, spool: Path, *, habits: Habits, settings: RuntimeSettings) -> None:
+        self.clock = VirtualClock()
+        self.trace: list[str] = []
+        self.world = World(clock=self.clock, trace=self._trace)
+        self.kube = FakeKube(self.world)
+        self.journals = FakeJournals(self.world)
+        self.recorder = FakeRecorder(self.world)
+        self.settings = settings
+        provider = openai_provider()
+        self.server = ProviderServer("openai", habits, settle_s=settings.settle_s)
+        self.faults = Faults()
+        self.factory = FakeFactory(
+            {endpoint(provider["spec"]): self.server}, self.world, faults=self.faults
+        )
+        self.workers = Workers(self.world, lambda _run: self.server, spool, 0.0)
+        self.factory.claim_holds = self.workers.holds_claim
+        self.kube.secrets["ml", "openai"] = {"api-key": "secret"}
+        self.kube.secrets["ml", "aws"] = {
+            "AWS_ACCESS_KEY_ID": "id",
+            "AWS_SECRET_ACCESS_KEY": "secret",
+        }
+        self.kube.create(provider)
+        self.lives: list[Life] = []
+
+    def _trace(self, line: str) -> None:
+        self.trace.append(f"{self.clock.elapsed():9.3f} {line}")
+
+    # ---- operators
+
+    async def operator(self, *, watching: bool = True) -> Life:
+        """Start an operator; without a watch it knows the journals alone."""
+        process = Process(f"op{len(self.lives) + 1}", asyncio.get_running_loop())
+        runner = FakeRunner(self.workers.perform, self.world)
+        metrics = Counts()
+        made: list[Operator] = []
+        process.run(lambda: made.append(self._operator(runner, metrics)))
+        life = Life(process, made[0], runner, metrics)
+        self.lives.append(life)
+        await process.spawn(life.operator.start())
+        if watching:
+            self.kube.watch(process, life.operator.observe)
+        return life
+
+    def _operator(self, runner: FakeRunner, metrics: Metrics) -> Operator:
+        return Operator(
+            kube=self.kube,
+            journals=self.journals,
+            recorder=self.recorder,
+            runner=runner,
+            factory=self.factory,
+            clock=self.clock,
+            randomness=SeededRandomness(1),
+            settings=self.settings,
+            metrics=metrics,
+            installation="installation-1",
+            namespace="batch-inference-system",
+            worker_connections={},
+        )
+
+    async def die(self, life: Life) -> None:
+        """End an operator as `kill -9` would."""
+        life.process.kill()
+        await life.process.buried()
+        self.lives.remove(life)
+
+    async def close(self) -> None:
+        """End all operators."""
+        for life in list(self.lives):
+            await self.die(life)
+            assert life.process.failures() == []
+
+    # ---- objects
+
+    def give(self, builder: JobBuilder, records: int = 3) -> dict[str, Any]:
+        """Create a job, and its input."""
+        body = builder.build()
+        texts = [f"{builder.name} asks {n}" for n in range(records)]
+        self.workers.put_input(body["spec"]["input"]["s3"]["uri"], builder.name, texts)
+        return self.kube.create(body)
+
+    def job(self, name: str = "triage") -> Mapping[str, Any] | None:
+        """The object as it stands."""
+        return self.kube.find(JOB, "ml", name)
+
+    def status(self, name: str = "triage") -> Mapping[str, Any]:
+        """Its status."""
+        body = self.job(name)
+        return {} if body is None else body.get("status") or {}
+
+    def state(self, name: str = "triage") -> str:
+        """Its state in one word; "" when it is gone."""
+        return str(self.status(name).get("state", ""))
+
+    def condition(self, kind: str, name: str = "triage") -> Mapping[str, Any]:
+        """One of its conditions; empty where there is none."""
+        listed = self.status(name).get("conditions") or []
+        return next((c for c in listed if c["type"] == kind), {})
+
+    def run(self, body: Mapping[str, Any]) -> Run | None:
+        """The journal of an object's run as it stands."""
+        return self.journals.peek(key_of(parse_job(body)))
+
+    # ---- time
+
+    async def until(self, holds: Callable[[], object], patience_s: float = PATIENCE_S) -> None:
+        """Let time pass until that holds."""
+        until = self.clock.elapsed() + patience_s
+        while not holds():
+            if self.clock.elapsed() > until:
+                raise AssertionError("it never came:\n" + "\n".join(self.trace[-60:]))
+            await asyncio.sleep(0.25)
+
+    async def pass_time(self, seconds: float) -> None:
+        """Let so much time pass."""
+        await asyncio.sleep(seconds)
+
+
+def ref(name: str = "triage", uid: str = "") -> ObjectRef:
+    """A job by name."""
+    return ObjectRef(JOB, "ml", name, uid)
+
+
+def play(
+    scene: Callable[[House], Coroutine[Any, Any, None]],
+    *,
+    habits: Habits = HABITS,
+    **settings: Any,
+) -> None:
+    """Run a scene in virtual time; nothing may be billed or submitted twice in it."""
+
+    async def main() -> None:
+        track_tasks(asyncio.get_running_loop())
+        with Complaints() as complaints, tempfile.TemporaryDirectory() as spool:
+            house = House(Path(spool), habits=habits, settings=replace(SETTINGS, **settings))
+            try:
+                await scene(house)
+            finally:
+                await house.close()
+            assert provider_problems([house.server]) == []
+            assert billing_problems(house.server, house.clock.now()) == []
+            assert complaints.said == []
+
+    run_virtual(main())
