@@ -68,6 +68,8 @@ _REGION_CODES = {"PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLo
 _KEY_ID_SHAPE = re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{12,}\b")
 _MESSAGE_LIMIT = 400
 
+_NAMED_KEYS = 10
+
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
@@ -94,10 +96,11 @@ def credentials(secret: Mapping[str, str] | None, *, field_path: str) -> Credent
         )
     missing = [key for key in (KEY_ID, SECRET_KEY) if not secret.get(key, "").strip()]
     if missing:
+        there = ", ".join(sorted(secret)[:_NAMED_KEYS]) or "none"
         raise Stalled(
             Reason.CREDENTIALS_REJECTED,
-            f"The Secret that `{field_path}` names has no {' and no '.join(missing)}; "
-            "add it to the Secret.",
+            f"The Secret that `{field_path}` names has no {' and no '.join(missing)}, or an empty "
+            f"one. Keys that it has: {there}. Add what is missing.",
         )
     # A Secret made with `echo` or from a file ends in a newline, which would break the signature.
     return Credentials(

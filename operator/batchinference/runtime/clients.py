@@ -64,14 +64,14 @@ class Clients:
         Raises:
             Stalled, Retry: what is wrong, and what to do.
         """
-        connected = await self.connect(identity, namespace, settings)
         try:
+            connected = await self.connect(identity, namespace, settings)
             async with asyncio.timeout(self._timeout_s):
                 return await connected.client.check()
         except TimeoutError:
             raise Retry(Reason.ENDPOINT_UNREACHABLE, no_answer(settings, self._timeout_s)) from None
         except Stalled as fault:
-            if fault.reason == Reason.CREDENTIALS_REJECTED:
+            if fault.reason in {Reason.CREDENTIALS_REJECTED, Reason.ACCESS_DENIED}:
                 self.reject(namespace, settings)
             raise
 

@@ -16,6 +16,8 @@ from batchinference.errors import Stalled
 from batchinference.model.status import Reason
 from batchinference.ports import Kube, ResolvedProvider
 
+_NAMED_KEYS = 10
+
 
 @dataclass(frozen=True, slots=True)
 class _Cached:
@@ -49,11 +51,14 @@ class Credentials:
         secrets: dict[str, Mapping[str, str]] = {}
         api_key = settings.get("openAI", {}).get("apiKeySecretRef")
         if api_key:
-            data = await self._read(namespace, api_key["name"])
+            data = await self._read(namespace, api_key["name"], api_key["key"])
             if api_key["key"] not in data:
+                there = ", ".join(sorted(data)[:_NAMED_KEYS]) or "none"
                 raise Stalled(
                     Reason.SECRET_NOT_FOUND,
-                    f"Secret '{namespace}/{api_key['name']}' has no key '{api_key['key']}'",
+                    f"Secret '{namespace}/{api_key['name']}' has no key '{api_key['key']}'. Keys "
+                    f"that it has: {there}. Add the key, or name another one in the provider's "
+                    "`spec.openAI.apiKeySecretRef`; the job goes on by itself",
                 )
             secrets["apiKey"] = {"value": data[api_key["key"]].strip()}
         for role, ref in (
@@ -64,11 +69,13 @@ class Credentials:
                 secrets[role] = await self._read(namespace, ref["name"])
         return ResolvedProvider(settings, secrets, identity)
 
-    async def _read(self, namespace: str, name: str) -> Mapping[str, str]:
+    async def _read(self, namespace: str, name: str, key: str = "") -> Mapping[str, str]:
+        """What the Secret holds; read again now and then while it, or that key, is missing."""
         cached = self._cache.get((namespace, name))
         now = self._clock.elapsed()
         fresh = cached is not None and (
-            cached.data is not None or now - cached.read_at < self._missing_retry_s
+            (cached.data is not None and (not key or key in cached.data))
+            or now - cached.read_at < self._missing_retry_s
         )
         if cached is None or not fresh:
             cached = _Cached(await self._kube.secret(namespace, name), now)
