@@ -332,12 +332,12 @@ class Reconciler:
             problem = problem or Problem(fault.reason, fault.message, now, is_reference=True)
         return replace(
             observed,
+            unfit=unfit,
             provider=problem,
             granted=self._accounts.granted(run.provider.account, run.key),
             traits=traits,
             make_request=maker,
         )
-            unfit=unfit,
 
 
 def _is_behind(run: Run | None, job: BatchInferenceJob | None) -> bool:
