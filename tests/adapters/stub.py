@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import select
 import socket
 import ssl
 import threading
@@ -40,6 +41,8 @@ class Answer:
             stays that of the whole.
         drop: break the connection without an answer.
         gate: wait for it before answering.
+        trickle: from this byte of the answer on, headers included, send a byte now and then until
+            the client has gone: slow enough for nobody, fast enough for every socket's time-out.
     """
 
     content: Any = b""
@@ -48,6 +51,7 @@ class Answer:
     cut: int | None = None
     drop: bool = False
     gate: threading.Event | None = None
+    trickle: int | None = None
 
     @property
     def body(self) -> bytes:
@@ -146,6 +150,9 @@ def _send(handler: BaseHTTPRequestHandler, answer: Answer) -> None:
         _break(handler)
         return
     body = answer.body
+    if answer.trickle is not None:
+        _trickle(handler, answer, answer.trickle)
+        return
     handler.send_response(answer.status)
     headers = {"Content-Type": "application/json", "Content-Length": str(len(body))}
     for name, value in {**headers, **answer.headers}.items():
@@ -157,6 +164,19 @@ def _send(handler: BaseHTTPRequestHandler, answer: Answer) -> None:
     if answer.cut is not None:
         handler.wfile.flush()
         _break(handler)
+
+
+def _trickle(handler: BaseHTTPRequestHandler, answer: Answer, fast: int) -> None:
+    handler.close_connection = True
+    headers = {"Content-Length": str(len(answer.body)), **answer.headers}
+    lines = [f"HTTP/1.1 {answer.status} Slow", *(f"{n}: {v}" for n, v in headers.items()), "", ""]
+    whole = "\r\n".join(lines).encode() + answer.body
+    handler.wfile.write(whole[:fast])
+    for byte in whole[fast:]:
+        handler.wfile.flush()
+        if select.select([handler.connection], [], [], 0.005)[0]:
+            return  # readable: the client hung up
+        handler.wfile.write(bytes([byte]))
 
 
 def _break(handler: BaseHTTPRequestHandler) -> None:

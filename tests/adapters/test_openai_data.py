@@ -14,7 +14,7 @@ import pytest
 from batchinference.adapters.openai_batch import OpenAIBatchProvider, OpenAIData
 from batchinference.adapters.openai_batch.names import file_name
 from batchinference.adapters.s3 import S3Store
-from batchinference.errors import Permanent, Retry, Stalled
+from batchinference.errors import Permanent, Retry, Stalled, Waiting
 from batchinference.model.batch import Accepted, SubmissionID
 from batchinference.model.run import Run
 from batchinference.ports import BodyEncoder, ObjectInfo, SourceChanged, UnsupportedRequest
@@ -103,8 +103,9 @@ def test_an_upload_has_our_name_and_every_byte() -> None:
     content = b'{"custom_id": 1}\n' * 50_000
     with stubbed(lambda _asked: Answer({**FILE, "bytes": len(content)})) as (stub, data):
         assert upload(data, MemoryStore(content)) == "file-1"
-    (asked,) = stub.asked
-    assert asked.path == "/v1/files"
+    listing, asked = stub.asked
+    assert (listing.method, listing.path) == ("GET", "/v1/files")
+    assert (asked.method, asked.path) == ("POST", "/v1/files")
     assert asked.headers["content-length"] == str(len(asked.body)), "the length is known"
     assert b'name="purpose"\r\n\r\nbatch\r\n' in asked.body
     name = b"0123456789abcdef0123-s00007-o2-00c0ffee00c0.jsonl"
@@ -115,10 +116,14 @@ def test_an_upload_has_our_name_and_every_byte() -> None:
 def test_an_upload_that_is_tried_again_is_sent_whole_again() -> None:
     content = b"0123456789" * 30_000
     answers = [Answer({}, 500), Answer(drop=True), Answer({**FILE, "bytes": len(content)})]
-    with stubbed(lambda _asked: answers.pop(0)) as (stub, data):
+
+    def respond(asked: Asked) -> Answer:
+        return answers.pop(0) if asked.method == "POST" else Answer(listed())
+
+    with stubbed(respond) as (stub, data):
         store = MemoryStore(content)
         assert upload(data, store) == "file-1"
-    assert [content in asked.body for asked in stub.asked] == [True] * 3
+    assert [content in asked.body for asked in stub.asked] == [False] + [True] * 3
     assert store.opened == [0, 0, 0]
 
 
@@ -153,17 +158,75 @@ def test_a_file_stored_short_is_deleted_and_tried_again() -> None:
     assert [(a.method, a.path) for a in stub.asked][-1] == ("DELETE", "/v1/files/file-1")
 
 
-def test_a_file_that_is_being_checked_is_waited_for() -> None:
-    statuses = ["pending", "pending", "processed"]
+class Checking:
+    """A server that looks at files before they can be used, and may not list them."""
+
+    def __init__(self, *, lists: bool) -> None:
+        self.lists = lists
+        self.files: list[dict[str, Any]] = []
+        self.done = False
+
+    def __call__(self, asked: Asked) -> Answer:
+        if asked.method == "POST":
+            name = file_name(SUBMISSION)
+            assert f'filename="{name}"'.encode() in asked.body
+            number = len(self.files) + 1
+            self.files.append({**FILE, "id": f"file-{number}", "bytes": 1, "filename": name})
+        status = "processed" if self.done else "pending"
+        files = [{**f, "status": status} for f in reversed(self.files)]
+        if asked.method == "GET" and asked.path == "/v1/files":
+            return Answer({"data": files}) if self.lists else Answer({}, 404)
+        return Answer(files[0])
+
+
+def test_a_file_that_is_being_checked_holds_no_worker() -> None:
     waits: list[float] = []
+    server = Checking(lists=True)
+    with Stub(server) as stub, data_for(f"{stub.url}/v1", waits) as data:
+        for _ in range(3):
+            with pytest.raises(Waiting, match="still checking") as waiting:
+                upload(data, MemoryStore(b"x"))
+            assert waiting.value.after_s
+        server.done = True
+        assert upload(data, MemoryStore(b"x")) == "file-1"
+    assert len(server.files) == 1, "it was sent once"
+    assert waits == []
+
+
+def test_a_server_that_does_not_list_files_is_waited_for_only_a_moment() -> None:
+    server, waits = Checking(lists=False), []
+
+    def wait(seconds: float) -> None:
+        waits.append(seconds)
+        server.done = len(waits) == 2
+
+    with Stub(server) as stub, data_for(f"{stub.url}/v1") as data:
+        data._sleep = wait
+        assert upload(data, MemoryStore(b"x")) == "file-1"
+        data._sleep = waits.append
+        server.done = False
+        with pytest.raises(Waiting):
+            upload(data, MemoryStore(b"x"))
+    assert sum(waits) <= 30
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"bytes": 2}, "another size"),
+        ({"filename": "foreign.jsonl"}, "another name"),
+        ({"status": "error"}, "the server could not read it"),
+        ({"id": ""}, "no id"),
+    ],
+)
+def test_only_the_very_file_is_taken_for_sent(change: dict[str, Any], reason: str) -> None:
+    known = {**FILE, "id": "file-0", "bytes": 1, "filename": file_name(SUBMISSION), **change}
 
     def respond(asked: Asked) -> Answer:
-        status = "pending" if asked.method == "POST" else statuses.pop(0)
-        return Answer({**FILE, "status": status})
+        return Answer(FILE if asked.method == "POST" else {"data": [known]})
 
-    with Stub(respond) as stub, data_for(f"{stub.url}/v1", waits) as data:
-        assert upload(data, MemoryStore(b"x")) == "file-1"
-    assert len(waits) == 3
+    with stubbed(respond) as (_, data):
+        assert upload(data, MemoryStore(b"x")) == "file-1", reason
 
 
 @pytest.mark.parametrize(

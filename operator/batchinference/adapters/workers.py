@@ -5,7 +5,9 @@ tasks do. Tasks and secrets go through a pipe; a child ends with its parent, by 
 standard input and by the kernel.
 
 Which task is next: never more than all but one worker on long ones, so that short ones need not
-wait for hours; among runs, the one with the fewest under way, then the one served longest ago.
+wait for hours; among runs, one of the account with the fewest tasks under way, so that a slow
+provider takes no more workers than it must; then the one with the fewest itself, then the one
+served longest ago.
 """
 
 from __future__ import annotations
@@ -206,14 +208,16 @@ class WorkerPool:
         working = [worker.job for worker in self._workers if worker.job is not None]
         long_ones = sum(job.long for job in working)
         room = long_ones < max(1, len(self._workers) - 1)
-        best: tuple[int, int] | None = None
+        best: tuple[int, int, int] | None = None
         chosen: tuple[str, _Job] | None = None
         for key, queue in self._queues.items():
             job = next((job for job in queue if room or not job.long), None)
             if job is None:
                 continue
+            account = job.task.run.provider.account
+            shared = sum(other.task.run.provider.account == account for other in working)
             busy = sum(other.task.run.key == key for other in working)
-            rank = (busy, self._served.get(key, 0))
+            rank = (shared, busy, self._served.get(key, 0))
             if best is None or rank < best:
                 best, chosen = rank, (key, job)
         if chosen is None:

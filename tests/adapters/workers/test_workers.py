@@ -292,6 +292,29 @@ async def test_a_run_with_many_tasks_does_not_hold_up_another(
     assert listener.order().index(one.id) <= 2
 
 
+async def test_a_slow_account_leaves_the_free_worker_to_another(
+    pool: WorkerPool, tmp_path: Path
+) -> None:
+    def of_account(account: str, name: str, **work: Any) -> Task:
+        plain = task(name, **work)
+        pinned = replace(plain.run.provider, account=account)
+        return replace(plain, run=replace(plain.run, provider=pinned))
+
+    listener, gates = Listener(), [tmp_path / "first", tmp_path / "second"]
+    slow = [of_account("slow", f"held-{n}", wait_for=str(gate)) for n, gate in enumerate(gates)]
+    for held in slow:
+        pool.start(held, listener)
+    queued = [of_account("slow", f"slow-{n}") for n in range(5)]
+    other = of_account("other", "other")
+    for waiting in (*queued, other):
+        pool.start(waiting, listener)
+    gates[0].touch()
+    await listener.until(lambda: len(listener.order()) == 7)
+    assert listener.order()[:2] == [slow[0].id, other.id]
+    gates[1].touch()
+    await listener.result_of(slow[1])
+
+
 async def test_secrets_are_in_no_argument_and_no_environment(
     pool: WorkerPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

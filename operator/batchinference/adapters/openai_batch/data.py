@@ -10,7 +10,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
-from typing import IO, Any, cast
+from typing import IO, TYPE_CHECKING, Any, TypeVar, cast
 from urllib.parse import quote
 
 import httpx2
@@ -24,18 +24,33 @@ from batchinference.adapters.openai_batch.names import file_name, file_prefix
 from batchinference.adapters.openai_batch.results import result
 from batchinference.adapters.openai_batch.stored_file import StoredFile
 from batchinference.adapters.openai_batch.view import count, text, time_of
-from batchinference.errors import Retry, Stalled
+from batchinference.adapters.pace import PACE, Pace
+from batchinference.errors import Retry, Stalled, Waiting
 from batchinference.model.batch import SubmissionID
 from batchinference.model.run import Run
 from batchinference.model.status import Reason
-from batchinference.ports import ObjectStore, ResultLine, SourceChanged, UnsupportedRequest
+from batchinference.ports import (
+    ObjectInfo,
+    ObjectStore,
+    ResultLine,
+    SourceChanged,
+    UnsupportedRequest,
+)
 from batchinference.records import codes
 from batchinference.records.wire import wire_id
 
+if TYPE_CHECKING:
+    from openai._types import RequestOptions
+
+T = TypeVar("T")
+
 _TIMEOUT = Timeout(120.0, connect=10.0, pool=10.0)
 _RETRIES = 2
-_PENDING_S = 2.0
-_PENDING_POLLS = 300
+_CHECKING = {"pending", "running"}
+"""Statuses of a file that can't be used yet: Azure looks at files first."""
+_CHECKING_S = 5.0
+_POLLS = 6
+_POLL_S = 2.0
 _PAGE = 100
 _MAX_PAGES = 200
 """Pages of files that are looked through for what a crash left behind: 20,000 files."""
@@ -55,6 +70,7 @@ class OpenAIData:
         secrets: Mapping[str, Mapping[str, str]],
         *,
         sleep: Callable[[float], None] = time.sleep,
+        pace: Pace = PACE,
     ) -> None:
         """Make a client; no call is made yet.
 
@@ -62,12 +78,14 @@ class OpenAIData:
             settings: the provider's spec as the API server has it.
             secrets: resolved Secrets by role; `apiKey` and `caBundle` are read.
             sleep: how to wait between attempts.
+            pace: the slowest that a call and a transfer may be.
 
         Raises:
             Stalled: the settings or the Secrets can't be used.
         """
         self._client = sync_client(connection(settings, secrets), _TIMEOUT, _RETRIES)
         self._sleep = sleep
+        self._pace = pace
 
     def close(self) -> None:
         """Release connections."""
@@ -108,15 +126,22 @@ class OpenAIData:
         info = staging.head(uri)
         if info is None:
             raise Stalled(Reason.STAGING_UNAVAILABLE, f"The staged shard {uri} is gone.")
+        # One that an earlier try sent and could not use yet, or that was sent before a crash.
+        found = self._stored(name, info.size)
+        if found is None:
+            found = self._sent(name, staging, info)
+        file_id, status = text(found.get("id")), text(found.get("status"))
+        if status in _CHECKING:
+            self._wait(name, info.size, file_id)
+        return file_id
+
+    def _sent(self, name: str, staging: ObjectStore, info: ObjectInfo) -> Mapping[str, Any]:
+        """The file, after all of it was sent."""
         try:
-            created = self._client.files.with_raw_response.create(
-                file=(name, cast("IO[bytes]", StoredFile(staging, info)), "application/jsonl"),
-                purpose="batch",
-            )
-            found = _object(created.content)
+            found = self._create(name, StoredFile(staging, info), info.size)
         except SourceChanged as error:
             raise Stalled(
-                Reason.STAGING_UNAVAILABLE, f"The staged shard {uri} was changed by somebody."
+                Reason.STAGING_UNAVAILABLE, f"The staged shard {info.uri} was changed by somebody."
             ) from error
         except _FAILED as error:
             raise self._upload_fault(error, name) from error
@@ -130,8 +155,15 @@ class OpenAIData:
                 Reason.PROVIDER_UNAVAILABLE,
                 f"The server stored {stored} of {info.size} bytes of {name}.",
             )
-        self._wait_while_pending(file_id, text(found.get("status")))
-        return file_id
+        return found
+
+    def _create(self, name: str, content: StoredFile, size: int) -> Mapping[str, Any]:
+        def create() -> bytes:
+            file = (name, cast("IO[bytes]", content), "application/jsonl")
+            answer = self._client.files.with_raw_response.create(file=file, purpose="batch")
+            return answer.content
+
+        return _object(self._in_time(f"The upload of {name}", create, size))
 
     def _upload_fault(self, error: Exception, name: str) -> Exception:
         if isinstance(error, APIStatusError) and error.status_code in {400, 402, 413}:
@@ -143,25 +175,39 @@ class OpenAIData:
                 )
         return fault(error, f"upload {name}")
 
-    def _wait_while_pending(self, file_id: str, status: str) -> None:
-        """Azure checks a file before it can be used; others have no such state, or no status."""
-        for _ in range(_PENDING_POLLS):
-            if status not in {"pending", "running"}:
-                return
-            self._sleep(_PENDING_S)
-            try:
-                status = text(_object(self._get(f"/files/{_quoted(file_id)}", {})).get("status"))
-            except _FAILED as error:
-                raise fault(error, f"read the file {file_id}") from error
-        raise Retry(
-            Reason.PROVIDER_UNAVAILABLE, f"The file {file_id} is still being checked by the server."
+    def _stored(self, name: str, size: int) -> Mapping[str, Any] | None:
+        """The file of that name among the newest ones, if it is whole. A name belongs to one
+        ordinal and one content, so it is as good as one that is sent now.
+        """
+        page = self._listing({"purpose": "batch", "order": "desc", "limit": _PAGE})
+        for item in _items(page):
+            is_whole = count(item.get("bytes")) == size and item.get("status") != "error"
+            if is_whole and text(item.get("id")) and item.get("filename") == name:
+                return item
+        return None
+
+    def _wait(self, name: str, size: int, file_id: str) -> None:
+        """The server still looks at the file. A later try finds it; only where it would not, for
+        want of a listing, is this worker held for a moment.
+        """
+        if self._stored(name, size) is None:
+            for _ in range(_POLLS):
+                self._sleep(_POLL_S)
+                try:
+                    found = _object(self._get(f"/files/{_quoted(file_id)}", {}))
+                except _FAILED as error:
+                    raise fault(error, f"read the file {file_id}") from error
+                if text(found.get("status")) not in _CHECKING:
+                    return
+        raise Waiting(
+            Reason.PENDING, f"The server is still checking the uploaded file {name}.", _CHECKING_S
         )
 
     def open_results(self, files: Sequence[str]) -> Iterator[bytes]:
         """See `ports.BatchData.open_results`."""
         for file_id in files:
             last = b"\n"
-            for piece in download(self._client, file_id, self._sleep):
+            for piece in download(self._client, file_id, self._sleep, self._pace):
                 last = piece[-1:]
                 yield piece
             if last != b"\n":
@@ -190,16 +236,8 @@ class OpenAIData:
         query: dict[str, Any] = {"purpose": "batch", "order": "desc", "limit": _PAGE}
         seen: set[str] = set()
         for _ in range(_MAX_PAGES):
-            try:
-                page = _object(self._get("/files", query))
-            except APIStatusError as error:
-                if error.status_code in {400, 404, 405, 422, 501}:
-                    return
-                raise fault(error, "list files") from error
-            except _FAILED as error:
-                raise fault(error, "list files") from error
-            found = page.get("data")
-            items = [f for f in found if isinstance(f, Mapping)] if isinstance(found, list) else []
+            page = self._listing(query)
+            items = _items(page)
             ids = [text(item.get("id")) for item in items]
             if not ids or set(ids) <= seen:
                 return
@@ -216,9 +254,24 @@ class OpenAIData:
                 return
             query["after"] = ids[-1]
 
-    def _delete(self, file_id: str) -> None:
+    def _listing(self, query: Mapping[str, Any]) -> Mapping[str, Any]:
+        """A page of files; an empty one from a server that does not list."""
         try:
-            self._client.delete(f"/files/{_quoted(file_id)}", cast_to=httpx2.Response)
+            return _object(self._get("/files", query))
+        except APIStatusError as error:
+            if error.status_code in {400, 404, 405, 422, 501}:
+                return {}
+            raise fault(error, "list files") from error
+        except _FAILED as error:
+            raise fault(error, "list files") from error
+
+    def _delete(self, file_id: str) -> None:
+        path = f"/files/{_quoted(file_id)}"
+        try:
+            self._in_time(
+                f"Deleting the file {file_id}",
+                lambda: self._client.delete(path, cast_to=httpx2.Response),
+            )
         except APIStatusError as error:
             # 400: some servers say so of an id that is none, such as a batch's.
             if error.status_code not in {400, 404, 405, 410}:
@@ -227,12 +280,23 @@ class OpenAIData:
             raise fault(error, f"delete the file {file_id}") from error
 
     def _get(self, path: str, query: Mapping[str, Any]) -> bytes:
-        answer = self._client.get(path, cast_to=httpx2.Response, options={"params": dict(query)})
-        return answer.content
+        def get() -> bytes:
+            options: RequestOptions = {"params": dict(query)}
+            return self._client.get(path, cast_to=httpx2.Response, options=options).content
+
+        return self._in_time(f"Reading {path}", get)
+
+    def _in_time(self, what: str, do: Callable[[], T], size: int = 0) -> T:
+        return self._pace.call(what, Reason.PROVIDER_UNAVAILABLE, do, size)
 
 
 def _quoted(file_id: str) -> str:
     return quote(file_id, safe="")
+
+
+def _items(page: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    found = page.get("data")
+    return [item for item in found if isinstance(item, Mapping)] if isinstance(found, list) else []
 
 
 def _object(content: bytes) -> Mapping[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ import httpx2
 from openai import APIStatusError, OpenAI, OpenAIError
 
 from batchinference.adapters.openai_batch.faults import fault
+from batchinference.adapters.pace import Pace, Transfer
 from batchinference.errors import Permanent, Retry
 from batchinference.model.status import Reason
 
@@ -50,21 +51,25 @@ class _Body:
     size: int | None
 
 
-def download(client: OpenAI, file_id: str, sleep: Callable[[float], None]) -> Iterator[bytes]:
+def download(
+    client: OpenAI, file_id: str, sleep: Callable[[float], None], pace: Pace
+) -> Iterator[bytes]:
     """The file in pieces.
 
     Raises:
         Permanent: `AnswerLost`: the server no longer has it.
-        Retry: it was cut again and again, or is another one when read again.
+        Retry: it was cut again and again, is too slow, or is another one when read again.
         Stalled: credentials or endpoint are no good.
     """
     position, checksum, failures, absent = 0, 0, 0, 0
+    what = f"Reading the result file {file_id}"
+    transfer = Transfer(pace, what, Reason.PROVIDER_UNAVAILABLE)
     while True:
         before = position
         try:
-            with _open(client, file_id, position) as body:
+            with _open(client, file_id, position, transfer) as body:
                 again, skipped = 0, body.start
-                for piece in body.answer.iter_bytes():
+                for piece in _pieces(body.answer, transfer):
                     old = piece[: position - skipped] if skipped < position else b""
                     skipped += len(old)
                     again = zlib.crc32(old, again)
@@ -106,13 +111,22 @@ def download(client: OpenAI, file_id: str, sleep: Callable[[float], None]) -> It
         sleep(min(8.0, 0.25 * 2**failures))
 
 
+def _pieces(answer: APIResponse[Any], transfer: Transfer) -> Iterator[bytes]:
+    pieces = answer.iter_bytes()
+    while (piece := transfer.call(lambda: next(pieces, None))) is not None:
+        transfer.moved(len(piece))
+        yield piece
+
+
 @contextmanager
-def _open(client: OpenAI, file_id: str, position: int) -> Iterator[_Body]:
+def _open(client: OpenAI, file_id: str, position: int, transfer: Transfer) -> Iterator[_Body]:
     # Without compression the announced length is that of the file.
     headers = {"Accept-Encoding": "identity"}
     if position:
         headers["Range"] = f"bytes={position}-"
-    with client.files.with_streaming_response.content(file_id, extra_headers=headers) as answer:
+    with ExitStack() as opened:
+        content = client.files.with_streaming_response.content(file_id, extra_headers=headers)
+        answer = transfer.call(lambda: opened.enter_context(content))
         given = _CONTENT_RANGE.fullmatch(answer.headers.get("content-range", ""))
         if answer.status_code == 206 and given and int(given[1]) == position:
             yield _Body(answer, position, None if given[2] == "*" else int(given[2]))

@@ -9,12 +9,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from botocore import exceptions as aws
 
 from batchinference.adapters import aws as cloud
+from batchinference.adapters.pace import PACE, Pace, Transfer
+from batchinference.adapters.s3.calls import keep_pace
 from batchinference.adapters.s3.faults import (
     BROKEN,
     CHANGED,
@@ -27,7 +30,7 @@ from batchinference.adapters.s3.faults import (
     split_uri,
 )
 from batchinference.adapters.s3.writer import PART, S3Writer
-from batchinference.errors import InvalidObject, Permanent, Retry, Stalled
+from batchinference.errors import Fault, InvalidObject, Permanent, Retry, Stalled
 from batchinference.model.codec import decode
 from batchinference.model.provider import S3Storage
 from batchinference.model.status import Reason
@@ -62,6 +65,7 @@ class S3Store:
         *,
         own_identity: bool = False,
         sleep: Callable[[float], None] = time.sleep,
+        pace: Pace = PACE,
         part: int = PART,
         copy_limit: int = COPY_LIMIT,
         copy_part: int = COPY_PART,
@@ -73,6 +77,7 @@ class S3Store:
             secrets: resolved Secrets by role; `storage` is read.
             own_identity: whether the operator's own identity may be used where no Secret is named.
             sleep: how to wait between attempts.
+            pace: the slowest that a call and a transfer may be.
             part: bytes of one part of a streaming write.
             copy_limit: bytes above which a copy goes by parts.
             copy_part: bytes of one part of a copy.
@@ -89,7 +94,9 @@ class S3Store:
         )
         foreign = bool(storage.endpoint_url)
         checksums = "when_required" if foreign else "when_supported"
-        self._client: S3Client = cloud.session(keys, storage.region).client(
+        session = cloud.session(keys, storage.region)
+        keep_pace(session, pace)
+        self._client: S3Client = session.client(
             "s3",
             endpoint_url=storage.endpoint_url or None,
             config=cloud.client_config(
@@ -103,6 +110,7 @@ class S3Store:
             ),
         )
         self._sleep = sleep
+        self._pace = pace
         self._part = part
         self._copy_limit = copy_limit
         self._copy_part = copy_part
@@ -164,13 +172,16 @@ class S3Store:
     def read(self, info: ObjectInfo, start: int = 0) -> Iterator[bytes]:
         """See `ports.ObjectStore.read`."""
         position, failures = start, 0
+        transfer = Transfer(self._pace, f"Reading {info.uri}", UNAVAILABLE)
         while position < info.size:
             body = self._open(info, position)["Body"]
             try:
                 while position < info.size:
-                    piece = body.read(min(CHUNK, info.size - position))
+                    wanted = min(CHUNK, info.size - position)
+                    piece = transfer.call(partial(body.read, wanted), wanted)
                     if not piece:
                         break
+                    transfer.moved(len(piece))
                     position += len(piece)
                     failures = 0
                     yield piece
@@ -229,7 +240,8 @@ class S3Store:
                         f"{uri} has {found['ContentLength']} bytes; at most {limit} are read.",
                     )
                 try:
-                    return body.read()
+                    size = found["ContentLength"]
+                    return self._pace.call(f"Reading {uri}", UNAVAILABLE, body.read, size)
                 except BROKEN as error:
                     if attempt == READ_ATTEMPTS:
                         raise Retry(UNAVAILABLE, f"Reading {uri} broke off.") from error
@@ -309,7 +321,7 @@ class S3Store:
             )
         except _CALL as error:
             if upload:
-                with suppress(*_CALL):
+                with suppress(*_CALL, Fault):
                     self._client.abort_multipart_upload(Bucket=bucket, Key=key, UploadId=upload)
             if cloud.code_of(error) in CHANGED:
                 raise SourceChanged(f"{info.uri} changed while it was being copied") from error

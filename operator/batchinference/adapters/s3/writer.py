@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from botocore import exceptions as aws
 
 from batchinference.adapters.s3.faults import refuse, split_uri
+from batchinference.errors import Fault
 from batchinference.ports import ObjectInfo
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ class S3Writer:
         if not upload:
             return
         # What can't be removed now is invisible, and goes when the run's staging is deleted.
-        with suppress(aws.ClientError, aws.BotoCoreError):
+        with suppress(aws.ClientError, aws.BotoCoreError, Fault):
             self._client.abort_multipart_upload(Bucket=self._bucket, Key=self._key, UploadId=upload)
 
     def __del__(self) -> None:
