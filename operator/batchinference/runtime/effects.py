@@ -56,7 +56,7 @@ from batchinference.model.work import (
 from batchinference.ports import Event, Kube, Metrics, ObjectRef, Recorder, TaskRunner
 from batchinference.runtime.accounts import Accounts
 from batchinference.runtime.census import provider_kind
-from batchinference.runtime.clients import Clients, Connected
+from batchinference.runtime.clients import Clients, Connected, no_answer
 from batchinference.runtime.entry import Entry
 from batchinference.runtime.listing import ListingCut, listing
 from batchinference.runtime.settings import RuntimeSettings
@@ -138,7 +138,8 @@ class Effects:
             fault_value = TaskFault(FaultKind.RETRY, Reason.PENDING, "Changed meanwhile", 0.2)
             outcome = EffectFailed(effect, fault_value)
         except TimeoutError:
-            text = f"No answer within {self._settings.call_timeout_s:g} s"
+            pinned = entry.run.provider.settings if entry.run else {}
+            text = no_answer(pinned, self._settings.call_timeout_s)
             outcome = EffectFailed(
                 effect, TaskFault(FaultKind.RETRY, Reason.PROVIDER_UNAVAILABLE, text)
             )
@@ -282,7 +283,11 @@ class Effects:
                 self._clients.reject(run.provider.secrets_namespace, run.provider.settings)
             return NotSent(fault.reason, fault.message)
         if not held:
-            text = f"The claim on the output place '{run.output.uri}' is not this run's any more"
+            text = (
+                f"The output place '{run.output.uri}' does not hold this run's claim any more: "
+                "somebody has removed or replaced it. Nothing more is submitted; bring it back, or "
+                "create the job with another `spec.output`"
+            )
             return NotSent(Reason.OUTPUT_CONFLICT, text)
         return None
 
