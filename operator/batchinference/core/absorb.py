@@ -53,6 +53,7 @@ from batchinference.model.work import (
     Cleaned,
     FaultKind,
     Finished,
+    Holder,
     Pooled,
     ShardCollected,
     StageDone,
@@ -115,9 +116,10 @@ def _task_done(run: Run, notes: Notes, done: TaskDone, setting: Setting) -> tupl
         case ShardCollected():
             shard = of_ordinal(run, done.shard or 0, done.ordinal or 0)
             stepped = step_shard(shard, ShardInput.COLLECT) if shard else None
-            if stepped is None:
-                return run, notes
-            return run.with_shard(replace(stepped, collected=result.collected)), notes
+            if stepped is None or result.late != len(stepped.late):
+                return run, notes  # what appeared meanwhile is to be collected too
+            late = tuple(replace(s, collected=True) for s in stepped.late)
+            return run.with_shard(replace(stepped, collected=result.collected, late=late)), notes
         case Pooled():
             return _pooled(run, result), notes
         case Finished():
@@ -174,6 +176,29 @@ def _is_awaited(run: Run, effect: StartTask) -> bool:
     return asking.state is ShardState.QUEUED and next_ordinal(run, asking) == ordinal
 
 
+def _whose(run: Run, holder: Holder) -> tuple[str, str]:
+    """Why an output place that is held can't be used, and what to do."""
+    place, whose = f"The output place '{run.output.uri}'", holder.description or holder.run_key
+    if holder.run_key == run.key:
+        has = "finished results" if holder.finished else "claim"
+        return Reason.HELD_ELSEWHERE, (
+            f"{place} holds the {has} of this very run ({whose}) by installation "
+            f"'{holder.installation}', and there is no journal of it here. Leave it to the other "
+            "cluster, or restore its journals, or create the job with another `spec.output`"
+        )
+    another = (
+        "create the job with another `spec.output`, best with `${runID}` in it; or, if nobody "
+        "needs what is there"
+    )
+    if not holder.run_key:
+        return Reason.OUTPUT_CONFLICT, f"{place} is in use: {whose}. Either {another}, remove it"
+    stands = "finished" if holder.finished else "has not finished"
+    return Reason.OUTPUT_CONFLICT, (
+        f"{place} holds the claim of another run ({whose}, run {holder.run_key[:12]}), which "
+        f"{stands}. Either {another} and that run is over, remove all of it"
+    )
+
+
 def _admitted(
     run: Run, notes: Notes, effect: StartTask, result: Admitted, setting: Setting
 ) -> tuple[Run, Notes]:
@@ -181,13 +206,7 @@ def _admitted(
         return run, notes
     holder = result.holder
     if holder is not None:
-        elsewhere = holder.run_key == run.key
-        reason = Reason.HELD_ELSEWHERE if elsewhere else Reason.OUTPUT_CONFLICT
-        whose = "this very run of another installation" if elsewhere else "another run"
-        text = (
-            f"The output place '{run.output.uri}' holds the claim of {whose} "
-            f"({holder.description or holder.run_key}). Choose another `spec.output`, or remove it"
-        )
+        reason, text = _whose(run, holder)
         fault = TaskFault(FaultKind.STALLED, reason, text)
         failed = notes.with_failure(effect.id, fault, setting.now, setting.timing, setting.jitter)
         return run, failed
@@ -219,7 +238,11 @@ def _is_other(run: Run, fingerprint: str) -> bool:
 
 
 def _pooled(run: Run, result: Pooled) -> Run:
-    sources = [s for s in run.shards if s.index in result.sources and s.collected and not s.pooled]
+    sources = [
+        s
+        for s in run.shards
+        if s.index in result.sources and s.state is ShardState.COLLECTED and not s.pooled
+    ]
     fits = all(s.index >= len(run.shards) for s in result.shards)
     if run.phase is not RunPhase.RUNNING or len(sources) < len(result.sources) or not fits:
         return run  # the records went on already, or the run finishes without them
@@ -229,7 +252,10 @@ def _pooled(run: Run, result: Pooled) -> Run:
         kept = replace(shard, pooled=True) if result.shards else replace(shard, collected=left)
         run = run.with_shard(kept)
     attempt = max((s.attempt + (not was_cancelled_by_us(s)) for s in sources), default=1)
-    added = [replace(s, state=ShardState.QUEUED, attempt=attempt) for s in result.shards]
+    added = [
+        replace(s, state=ShardState.QUEUED, attempt=attempt, sources=result.sources)
+        for s in result.shards
+    ]
     return replace(run, shards=(*run.shards, *added))
 
 

@@ -17,11 +17,11 @@ from batchinference.core.begin import starts_afresh
 from batchinference.core.draft import Decision, Draft, Observed
 from batchinference.core.effects import (
     Announce,
-    CancelBatch,
     SetFinalizer,
     StartTask,
     StopTasks,
 )
+from batchinference.core.late import cancel_live, follow_late
 from batchinference.core.notes import Notes
 from batchinference.core.policy import may_go_again, staging_verdict
 from batchinference.core.submit import submit_shards
@@ -74,7 +74,10 @@ def _history(run: Run) -> str:
     if run.phase is RunPhase.PARKED:
         return "it was cancelled by deletion and goes on with the records that lack an answer"
     if run.is_over:
-        return "it is finished and nothing is submitted; to run it again change `runID`"
+        return (
+            "it is finished and nothing is submitted; to run it again, create the object anew with "
+            "another `spec.runID`"
+        )
     return "it is still running and is followed"
 
 
@@ -95,7 +98,8 @@ def _take_up(run: Run) -> Run:
 
 
 def _resumed(run: Run) -> tuple[Shard, ...]:
-    return tuple(step_shard(s, ShardInput.RESUME) or s for s in run.shards)
+    """What was dropped asks for a place again, unless its records went on elsewhere."""
+    return tuple((None if s.pooled else step_shard(s, ShardInput.RESUME)) or s for s in run.shards)
 
 
 def want_cancel(draft: Draft) -> bool:
@@ -167,20 +171,23 @@ def _release(draft: Draft) -> None:
     asked_at = observed.job.metadata.deletion_time or observed.now
     until = asked_at + timedelta(seconds=draft.timing.cancel_release_s)
     orphaned = run.cancel is not None and run.cancel.why is CancelWhy.ORPHANED
-    waiting = [
-        s
-        for s in run.shards
-        if s.state.is_live and not (s.last and s.last.cancel_accepted_at) and not orphaned
-    ]
+    waiting = [] if orphaned else _unconfirmed(run)
     if run.is_over or not waiting:
         draft.want(SetFinalizer(present=False))
     elif observed.now >= until:
-        ids = ", ".join(s.last.batch_id or f"shard {s.index}" for s in waiting if s.last)
+        ids = ", ".join(waiting)
         text = f"Let the object go although these batches are not confirmed cancelled: {ids}"
         if draft.want(SetFinalizer(present=False)):
             draft.effects.append(Announce(Reason.CANCELLING, text, warning=True))
     else:
         draft.wake(until)
+
+
+def _unconfirmed(run: Run) -> list[str]:
+    """What the provider may still be working on, and no cancel call was accepted for."""
+    unknown = [f"shard {s.index}" for s in run.shards if s.state.is_open]
+    live = [b.batch_id for s in run.shards for b in s.live if b.cancel_accepted_at is None]
+    return [*unknown, *live]
 
 
 # ---------------------------------------------------------------- the phases
@@ -199,6 +206,7 @@ def stay_parked(draft: Draft) -> bool:
     run = draft.run
     if run.phase is not RunPhase.PARKED:
         return False
+    cancel_live(draft)
     since = run.completion_time or draft.observed.now
     until = since + timedelta(seconds=draft.timing.parked_s)
     if draft.observed.now >= until:
@@ -294,16 +302,12 @@ def _asked_for(shard: Shard, least: int) -> Shard:
 def cancel_batches(draft: Draft) -> bool:
     """Drop what the provider does not have; cancel what it has, each batch once."""
     run = draft.run
-    if run.cancel is None or run.phase is not RunPhase.RUNNING:
+    if run.cancel is None:
         return False
-    dropped = tuple(step_shard(s, ShardInput.DROP) or s for s in run.shards)
-    draft.run = replace(run, shards=dropped)
-    if run.cancel.why is CancelWhy.ORPHANED:
-        return False
-    for shard in dropped:
-        last = shard.last
-        if shard.state is ShardState.SUBMITTED and last and not last.cancel_accepted_at:
-            draft.want(CancelBatch(shard.index, last.ordinal, last.batch_id))
+    if run.phase is RunPhase.RUNNING:
+        dropped = tuple(step_shard(s, ShardInput.DROP) or s for s in run.shards)
+        draft.run = replace(run, shards=dropped)
+    cancel_live(draft)
     return False
 
 
@@ -349,6 +353,7 @@ STEPS: tuple[Callable[[Draft], bool], ...] = (
     admit,
     stage,
     judge,
+    follow_late,
     cancel_batches,
     submit_shards,
     collect,

@@ -24,7 +24,7 @@ from batchinference.records import codes
 from batchinference.records.lines import plain_lines
 from batchinference.records.result import error_tail, result_line
 from batchinference.records.rowtable import bad_row
-from batchinference.records.tails import ANSWERED
+from batchinference.records.tails import ANSWERED, FAILED, LOST
 from batchinference.tasks import spool
 from batchinference.tasks.admit import claim_of
 from batchinference.tasks.layout import Layout, layout
@@ -46,6 +46,7 @@ _WHY = {
 
 _COMPLETED, _FAILED, _EXPIRED = "completed", "failed", "expired"
 _BRACE = 0x7B
+_BEST_FIRST = (ANSWERED, FAILED, LOST)
 
 
 def finish(run: Run, bench: Workbench, report: Report) -> Finished:
@@ -59,8 +60,9 @@ def finish(run: Run, bench: Workbench, report: Report) -> Finished:
     if not bench.output.holds(claim_of(run)):
         raise Stalled(
             Reason.OUTPUT_CONFLICT,
-            f"{bench.output.uri} does not hold this run's claim any more; nothing was written "
-            "there, and the answers are kept in staging",
+            f"The output place '{bench.output.uri}' does not hold this run's claim any more: "
+            "somebody has removed or replaced it. Nothing was written there, and the answers are "
+            "kept in staging; bring the claim back, and the results are written",
         )
     where = layout(run)
     end = _stage_end(bench.staging, where)
@@ -91,6 +93,7 @@ def _write_rows(
     progress = ProgressReports(report, bench, end.rows, "records")
     tag = run.tag.encode()
     counts: Counter[str] = Counter()
+    doubled = frozenset(shard.index for shard in run.shards if shard.late)
     known = known_rows(run, bench.staging, where)
     following = next(known, None)
     row = 0
@@ -105,7 +108,7 @@ def _write_rows(
             results.write(result_line(tag, row, entry, said[0].text))
             counts[_COMPLETED] += 1
         else:
-            custom_id, count, tail = _verdict(row, entry, said)
+            custom_id, count, tail = _verdict(row, entry, said, doubled)
             line = result_line(tag, row, custom_id, tail)
             results.write(line)
             counts[count] += 1
@@ -119,8 +122,14 @@ def _write_rows(
     return counts
 
 
-def _verdict(row: int, entry: bytes, said: list[Known]) -> tuple[bytes, str, bytes]:
-    """The user's id, what the row counts as, and the tail of its line."""
+def _verdict(
+    row: int, entry: bytes, said: list[Known], doubled: frozenset[int]
+) -> tuple[bytes, str, bytes]:
+    """The user's id, what the row counts as, and the tail of its line.
+
+    A row of a shard that had a late batch may have two answers, when it went on into another shard
+    before that one came to light: the better one counts, and of equals the first.
+    """
     bad = bad_row(entry)
     if bad is not None:
         if said:
@@ -129,10 +138,11 @@ def _verdict(row: int, entry: bytes, said: list[Known]) -> tuple[bytes, str, byt
         message = f"{at}line {bad.bad.line}: {bad.bad.message}"
         return bad.custom_id, _FAILED, error_tail(row, bad.bad.code, message)
     final = [known for known in said if known.kind]
-    if len(final) > 1:
+    if len(final) > 1 and not any(known.shard in doubled for known in final):
         raise _wrong(f"row {row} has {len(final)} answers")
     if final:
-        return entry, _COMPLETED if final[0].kind == ANSWERED else _FAILED, final[0].text
+        best = min(final, key=lambda known: _BEST_FIRST.index(known.kind))
+        return entry, _COMPLETED if best.kind == ANSWERED else _FAILED, best.text
     if not said:
         raise _wrong(f"row {row} is in no shard")
     code = said[-1].text.decode()  # what the newest shard that had it says
@@ -256,12 +266,13 @@ def _manifest(
             "batchID": submission.batch_id,
             "state": submission.state.value,
             "records": shard.rows,
+            **({"late": True} if submission in shard.late else {}),
         }
         for shard in run.shards
-        for submission in shard.submissions
+        for submission in shard.made
         if submission.state is not SubmissionState.REFUSED
     ]
-    ended = [s.ended_at for shard in run.shards for s in shard.submissions if s.ended_at]
+    ended = [s.ended_at for shard in run.shards for s in shard.made if s.ended_at]
     times = {
         "createdAt": run.created_at,
         "startedAt": run.start_time,

@@ -129,7 +129,23 @@ def test_a_place_with_another_claim_stalls_and_says_whose(own_key, why, reason) 
     assert (found.kind, found.reason) == (FaultKind.STALLED, why)
     assert "ml/other" in found.message
     assert run.output.uri in found.message
+    assert "another `spec.output`" in found.message
     assert notes.failures["task:Admit"].retry_at == after(TIMING.reference_retry_s), "heals"
+
+
+def test_a_place_in_use_is_told_with_what_may_be_removed() -> None:
+    for holder, told in (
+        (
+            Holder("b" * 40, "tag", "here", description="ml/b"),
+            "(ml/b, run bbbbbbbbbbbb), which has",
+        ),
+        (Holder("b" * 40, "tag", "here", finished=True, description="ml/b"), "which finished"),
+        (Holder("", "", "", description="results without a claim"), "in use: results without"),
+    ):
+        _, notes = fold_all(admitting(), done(TaskKind.ADMIT, Admitted(SNAPSHOT, holder)))
+        message = notes.failures["task:Admit"].fault.message
+        assert told in message
+        assert "if nobody needs what is there" in message
 
 
 def test_an_admission_that_succeeds_ends_the_failure_before_it() -> None:
