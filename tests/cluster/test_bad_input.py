@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from stack import wait_for
 from team import Team, chat, jsonl
 
 GOOD = [chat(f"r{n}", f"Say {n}") for n in range(3)]
@@ -48,7 +49,7 @@ def test_a_bad_file_fails_before_anything_is_paid(
         assert word in failed["message"]
     assert not team.accepted(team.tag("bad"))
     prefix = f"s3://team-data/results/{team.namespace}/bad/"
-    assert not team.keys(prefix), "the claim on the output place is removed"
+    wait_for("the claim on the output place to be removed", lambda: not team.keys(prefix))
 
 
 def test_a_mended_file_runs_when_the_object_is_created_again(team: Team) -> None:
