@@ -19,7 +19,7 @@ from batchinference.core.decide import decide
 from batchinference.core.draft import Decision, Observed
 from batchinference.core.notes import Notes
 from batchinference.core.outcomes import Outcome, TaskDone
-from batchinference.core.problem import Problem
+from batchinference.core.problem import Problem, not_implemented
 from batchinference.core.setting import Setting
 from batchinference.core.view import is_final, shows_submission
 from batchinference.errors import Fault, NewerSchema, Superseded
@@ -211,8 +211,7 @@ class Reconciler:
             if pinned is not None:
                 inert = not_implemented_fields(job.spec, pinned[0].spec)
         if inert:
-            fields = ", ".join(f"`{f}`" for f in inert)
-            return Problem(Reason.NOT_IMPLEMENTED, f"This version cannot act on {fields}", now)
+            return Problem(Reason.NOT_IMPLEMENTED, not_implemented(job.spec, inert), now)
         return None
 
     async def _create(self, entry: Entry, job: BatchInferenceJob) -> None:
