@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from batchinference.clock import Clock
-from batchinference.core.problem import Problem
+from batchinference.core.problem import Problem, not_implemented
 from batchinference.errors import Fault, InvalidObject, Stalled, Superseded
 from batchinference.model.codec import decode, encode
 from batchinference.model.job import BatchInferenceJob
@@ -115,9 +115,7 @@ class Providers:
         known = before.account if before and before.generation == generation else ""
         inert = not_implemented_fields(provider.spec)
         if inert:
-            text = (
-                f"This version cannot act on {', '.join(f'`{f}`' for f in inert)} of the provider"
-            )
+            text = not_implemented(provider.spec, inert)
             return Trial(generation, known, Problem(Reason.NOT_IMPLEMENTED, text, now))
         try:
             namespace = self.secrets_namespace(provider)
