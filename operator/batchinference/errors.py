@@ -9,6 +9,7 @@
     │   └── Permanent      final for this run: the run ends with this reason
     ├── Superseded         a precondition failed: somebody else wrote first; read again
     └── NewerSchema        a journal written by a newer operator: never touched, only reported
+        └── Unreadable     a journal that makes no sense: likewise, until somebody restores it
 
 A fault carries a machine reason (a constant of `model.status`) and a message for the person who
 reads the condition: what was wrong, where, what to do. It never holds prompts, answers or secrets.
@@ -73,4 +74,16 @@ class Superseded(BatchInferenceError):
 
 
 class NewerSchema(BatchInferenceError):
-    """A journal of a newer schema than this operator knows."""
+    """A journal of a newer schema than this operator knows.
+
+    Attributes:
+        reason: machine reason, part of the API.
+    """
+
+    reason = "JournalOfNewerOperator"
+
+
+class Unreadable(NewerSchema):
+    """A journal that can't be read at all."""
+
+    reason = "JournalUnreadable"

@@ -6,7 +6,14 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from batchinference.errors import NewerSchema, Permanent, Retry, Superseded
+from batchinference.errors import (
+    InvalidObject,
+    NewerSchema,
+    Permanent,
+    Retry,
+    Superseded,
+    Unreadable,
+)
 from batchinference.model.codec import decode, encode
 from batchinference.model.run import SCHEMA, Run
 from batchinference.model.status import Reason
@@ -69,10 +76,10 @@ class FakeJournals:
             held = self.stored.get(run.key)
             if held is None:
                 raise Superseded(f"the journal of {run.key} is gone")
-            _read(held[0])
             if str(held[1]) != version:
                 self._world.trace(f"journal {run.key} superseded: {held[1]}, not {version}")
                 raise Superseded(f"the journal of {run.key} has version {held[1]}, not {version}")
+            _read(held[0])
             new = self._store(run)
             self._maybe_fail("journal.write answer")
         return new
@@ -121,8 +128,11 @@ def _read(text: str) -> Run:
     document = json.loads(text)
     schema = document.get("schema", 1)
     if schema > SCHEMA:
-        raise NewerSchema(f"schema {schema} is newer than {SCHEMA}")
-    return decode(Run, document)
+        raise NewerSchema(f"The journal has schema {schema}, this operator knows {SCHEMA}")
+    try:
+        return decode(Run, document)
+    except InvalidObject as fault:
+        raise Unreadable(f"The journal can't be read: {fault}") from fault
 
 
 def summary(run: Run) -> str:

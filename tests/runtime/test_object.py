@@ -1,10 +1,45 @@
-"""What becomes of a run when its object loses its finalizer, changes, or cannot be read."""
+"""Objects in disorder: a finalizer that was stripped, a spec that changes or cannot be read, a
+journal that cannot be read, a status that somebody else wrote.
+"""
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
+
+from batchinference.core.begin import key_of
+from batchinference.model.codec import encode
+from batchinference.model.job import parse_job
 from batchinference.runtime.store import FINALIZER
-from builders import job
+from builders import digest, job, run_of
 from runtime.house import House, play, ref
+
+
+def finalizers(house: House, name: str = "triage") -> list[str]:
+    body = house.job(name)
+    return list(body["metadata"].get("finalizers") or []) if body else []
+
+
+def stalled(house: House, name: str = "triage") -> tuple[str, str]:
+    found = house.condition("Stalled", name)
+    assert found.get("status") != "True" or found["message"]
+    return (found["reason"], found["message"]) if found.get("status") == "True" else ("", "")
+
+
+def cancels(house: House) -> int:
+    return sum(len(batch.cancels) for batch in house.server.batches.values())
+
+
+async def held_for(house: House, name: str = "triage") -> float:
+    """Delete a job; the seconds until it is gone."""
+    house.kube.delete(ref(name))
+    began = house.clock.elapsed()
+    await house.until(lambda: house.job(name) is None)
+    return house.clock.elapsed() - began
+
+
+# ---------------------------------------------------------------- the finalizer
 
 
 def test_a_stripped_finalizer_stops_neither_following_nor_finishing() -> None:
@@ -14,10 +49,13 @@ def test_a_stripped_finalizer_stops_neither_following_nor_finishing() -> None:
         await house.until(lambda: house.state() == "Running")
         house.kube.refuses_finalizers = True
         house.kube.strip_finalizers(ref())
-        await house.until(lambda: house.condition("Stalled").get("reason") == "AccessDenied")
+        await house.until(lambda: stalled(house)[0] == "AccessDenied")
         await house.until(lambda: house.state() == "Succeeded")
 
     play(scene)
+
+
+# ---------------------------------------------------------------- the spec
 
 
 def test_a_spec_that_changes_under_a_running_job_is_said_and_heals() -> None:
@@ -26,11 +64,278 @@ def test_a_spec_that_changes_under_a_running_job_is_said_and_heals() -> None:
         house.give(job())
         await house.until(lambda: house.state() == "Running")
         house.kube.edit_spec(ref(), model="another")
-        await house.until(lambda: house.condition("Stalled").get("reason") == "SpecChanged")
+        await house.until(lambda: stalled(house)[0] == "SpecChanged")
         house.kube.edit_spec(ref(), model="gpt-4.1-mini")
         await house.until(lambda: house.state() == "Running")
         house.kube.edit_spec(ref(), model="another")
         await house.until(lambda: house.state() == "Succeeded")
-        assert FINALIZER not in (house.job() or {})["metadata"]["finalizers"]
+        assert finalizers(house) == []
+        assert len(house.journals.stored) == 1, "one uid has one run"
+
+    play(scene)
+
+
+def test_a_spec_that_changes_before_there_is_a_run_begins_none() -> None:
+    async def scene(house: House) -> None:
+        await house.operator()
+        house.give(job().suspended())
+        await house.until(lambda: house.state() == "Suspended")
+        house.kube.edit_spec(ref(), model="another", suspend=False)
+        await house.until(lambda: stalled(house)[0] == "SpecChanged")
+        house.kube.edit_spec(ref(), model="gpt-4.1-mini")
+        await house.until(lambda: house.state() == "Succeeded")
+        assert len(house.journals.stored) == 1
+
+    play(scene)
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_job_that_stops_decoding_is_followed_and_heals(restarted: bool) -> None:
+    async def scene(house: House) -> None:
+        life = await house.operator()
+        house.give(job())
+        await house.until(lambda: house.state() == "Running")
+        house.kube.edit_spec(ref(), operation="FineTuning")
+        if restarted:
+            await house.die(life)
+            await house.operator()
+        await house.until(lambda: stalled(house)[0] == "InvalidSpec")
+        assert "spec.operation" in stalled(house)[1]
+        assert house.condition("Submitted")["status"] == "True", "what it said stands"
+        house.kube.edit_spec(ref(), operation="ChatCompletions")
+        await house.until(lambda: house.state() == "Running")
+        house.kube.edit_spec(ref(), operation="FineTuning")
+        await house.until(lambda: house.state() == "Succeeded")
+
+    play(scene)
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_job_that_stops_decoding_is_cancelled_and_let_go_when_it_is_deleted(
+    restarted: bool,
+) -> None:
+    async def scene(house: House) -> None:
+        life = await house.operator()
+        house.give(job())
+        await house.until(lambda: house.state() == "Running")
+        house.kube.edit_spec(ref(), input={"newKindOfSource": {}})
+        if restarted:
+            await house.die(life)
+            await house.operator()
+        await house.until(lambda: stalled(house)[0] == "InvalidSpec")
+        assert await held_for(house) < 10
+        assert cancels(house) == 1
+
+    play(scene)
+
+
+def test_a_job_that_never_decoded_says_so_and_goes_at_once() -> None:
+    async def scene(house: House) -> None:
+        await house.operator()
+        house.give(job())
+        other = job("other").with_spec(model=None).finalized(FINALIZER)
+        house.kube.create(other.build())
+        await house.until(lambda: stalled(house, "other")[0] == "InvalidSpec")
+        assert "spec.model" in stalled(house, "other")[1]
+        assert house.condition("Complete", "other")["status"] == "False"
+        assert await held_for(house, "other") < 10
+        await house.until(lambda: house.state() == "Succeeded")
+
+    play(scene)
+
+
+def test_a_finished_job_that_stops_decoding_stays_finished() -> None:
+    async def scene(house: House) -> None:
+        life = await house.operator()
+        house.give(job())
+        await house.until(lambda: house.state() == "Succeeded")
+        await house.pass_time(60)
+        done = house.status()["completionTime"]
+        await house.die(life)
+        house.kube.edit_spec(ref(), operation="FineTuning")
+        await house.operator()
+        await house.until(lambda: house.status()["observedGeneration"] == 2)
+        assert (house.state(), house.status()["completionTime"]) == ("Succeeded", done)
+        assert await held_for(house) < 1
+
+    play(scene)
+
+
+def test_a_job_of_another_controller_is_left_alone_even_where_it_does_not_decode() -> None:
+    async def scene(house: House) -> None:
+        await house.operator()
+        foreign = job().with_spec(model=None, managedBy="kueue.example/multi")
+        house.kube.create(foreign.build())
+        await house.pass_time(60)
+        assert house.status() == {"observedGeneration": -1}
+
+    play(scene)
+
+
+# ---------------------------------------------------------------- the journal
+
+BROKEN: list[tuple[dict[str, Any], str, str]] = [
+    ({"schema": 99}, "JournalOfNewerOperator", "99"),
+    ({"phase": "Daydreaming"}, "JournalUnreadable", "phase"),
+]
+
+
+@pytest.mark.parametrize(("members", "reason", "said"), BROKEN)
+@pytest.mark.parametrize("renamed", [False, True])
+def test_a_journal_that_cannot_be_read_is_said_and_lets_its_object_go_in_time(
+    members: dict[str, Any], reason: str, said: str, renamed: bool
+) -> None:
+    """`renamed`: a later version asks for the run by another key, which the status remembers."""
+
+    async def scene(house: House) -> None:
+        life = await house.operator()
+        body = house.give(job())
+        await house.until(lambda: house.state() == "Running")
+        await house.die(life)
+        run = house.run(body)
+        assert run is not None
+        if renamed:
+            house.kube.edit_spec(ref(), model="another")
+        house.journals.put_raw(run.key, {**encode(run), **members})
+        stored = house.journals.stored[run.key]
+        await house.operator()
+        house.give(job("other"))
+        await house.until(lambda: stalled(house)[0] == reason)
+        assert said in stalled(house)[1]
+        assert house.condition("Submitted")["status"] == "True"
+        await house.until(lambda: house.state("other") == "Succeeded")
+        assert 118 < await held_for(house) < 125
+        assert house.recorder.reasons("triage")[-1] == reason
+        assert house.journals.stored[run.key] == stored, "never written"
+        assert cancels(house) == 0
+
+    play(scene)
+
+
+@pytest.mark.parametrize("seen", ["at start", "while it runs"])
+def test_a_journal_that_is_put_right_goes_on(seen: str) -> None:
+    async def scene(house: House) -> None:
+        life = await house.operator()
+        body = house.give(job())
+        await house.until(lambda: house.state() == "Running")
+        run = house.run(body)
+        assert run is not None
+        if seen == "at start":
+            await house.die(life)
+        house.journals.put_raw(run.key, {**encode(run), "schema": 99})
+        if seen == "at start":
+            await house.operator()
+        await house.until(lambda: stalled(house)[0] == "JournalOfNewerOperator")
+        house.journals.put_raw(run.key, dict(encode(run)))
+        await house.until(lambda: house.state() == "Succeeded")
+
+    play(scene)
+
+
+# ---------------------------------------------------------------- a status from elsewhere
+
+
+async def begin(house: House, name: str = "victim") -> str:
+    """A job that runs; its run key."""
+    body = house.give(job(name))
+    await house.until(lambda: house.state(name) == "Running")
+    return key_of(parse_job(body))
+
+
+async def given_status(house: House, name: str, **status: Any) -> None:
+    """A job that is there with a status before any operator sees it."""
+    house.give(job(name))
+    await house.kube.patch_status(ref(name), status, "")
+
+
+NAMED = [
+    ("victim", "another job's run"),
+    ("nobody", "a run that does not exist"),
+    ("path", "no run key at all"),
+]
+
+
+@pytest.mark.parametrize(("whose", "reason"), NAMED)
+def test_a_status_is_not_believed_which_run_the_object_is_of(whose: str, reason: str) -> None:
+    async def scene(house: House) -> None:
+        life = await house.operator()
+        key = await begin(house)
+        await house.die(life)
+        named = {"victim": key, "nobody": digest("x")[:40], "path": "../secrets/x"}[whose]
+        await given_status(house, "hostile", runKey=named)
+        await house.operator()
+        await house.until(lambda: house.state("hostile") == "Running")
+        assert house.status("hostile")["runKey"] != named, reason
+        assert await held_for(house, "hostile") < 10
+        await house.until(lambda: house.state("victim") == "Succeeded")
+        assert cancels(house) == 1, "not the victim's"
+
+    play(scene)
+
+
+def test_a_hostile_object_that_does_not_decode_reaches_no_run_either() -> None:
+    async def scene(house: House) -> None:
+        life = await house.operator()
+        key = await begin(house)
+        await house.die(life)
+        house.kube.create(job("hostile").with_spec(model=None).finalized(FINALIZER).build())
+        await house.kube.patch_status(ref("hostile"), {"runKey": key}, "")
+        await house.operator()
+        await house.until(lambda: stalled(house, "hostile")[0] == "InvalidSpec")
+        assert await held_for(house, "hostile") < 10
+        await house.until(lambda: house.state("victim") == "Succeeded")
+        assert cancels(house) == 0
+
+    play(scene)
+
+
+def test_a_restored_object_of_the_same_name_is_not_the_one_that_ran() -> None:
+    """A backup brings its status back: the spec of the restored object decides, not the status."""
+
+    async def scene(house: House) -> None:
+        life = await house.operator()
+        key = await begin(house, "triage")
+        await house.die(life)
+        house.kube.strip_finalizers(ref())
+        house.kube.delete(ref())
+        restored = job().run_id("two").writing("s3://data/ml/out/two/").build()
+        house.kube.create(restored)
+        await house.kube.patch_status(ref(), {"runKey": key}, "")
+        await house.operator()
+        await house.until(lambda: house.state() == "Running")
+        assert house.status()["runKey"] == key_of(parse_job(house.job() or {})) != key
+
+    play(scene)
+
+
+def test_a_changed_spec_is_noticed_by_the_next_operator_too() -> None:
+    async def scene(house: House) -> None:
+        life = await house.operator()
+        key = await begin(house, "triage")
+        await house.die(life)
+        house.kube.edit_spec(ref(), model="another")
+        await house.operator()
+        await house.until(lambda: stalled(house)[0] == "SpecChanged")
+        assert house.status()["runKey"] == key
+        await house.until(lambda: house.state() == "Succeeded")
+
+    play(scene)
+
+
+def test_a_status_that_is_not_believed_and_shows_a_submission_starts_nothing() -> None:
+    async def scene(house: House) -> None:
+        submitted = {
+            "type": "Submitted",
+            "status": "True",
+            "reason": "SubmissionAccepted",
+            "message": "",
+            "observedGeneration": 1,
+            "lastTransitionTime": "2026-01-01T00:00:00Z",
+        }
+        await given_status(house, "triage", runKey=run_of().key, conditions=[submitted])
+        await house.operator()
+        await house.until(lambda: stalled(house)[0] == "JournalLost")
+        await house.pass_time(600)
+        assert house.server.batches == {}
 
     play(scene)

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any
+import re
+from typing import Any, TypeGuard
 
 from batchinference.model.batch import SubmissionID
 from batchinference.model.job import JobSpec
 from batchinference.model.run import KEY_VERSION, Run, Shard
 
 _KEY_LENGTH = 40
+_KEY = re.compile(f"[0-9a-f]{{{_KEY_LENGTH}}}")
 _TAG_LENGTH = 20
 
 
@@ -32,6 +34,11 @@ def run_key(namespace: str, name: str, generate_name: str, spec: JobSpec) -> str
         "spec": _without_empty(spec.billable(), ()),
     }
     return _digest(form)[:_KEY_LENGTH]
+
+
+def is_run_key(text: object) -> TypeGuard[str]:
+    """Whether a text that anybody may have written has the form of a run key."""
+    return isinstance(text, str) and _KEY.fullmatch(text) is not None
 
 
 def run_tag(installation: str, key: str) -> str:

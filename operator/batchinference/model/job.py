@@ -250,11 +250,6 @@ class JobSpec:
     deletion_policy: DeletionPolicy = DeletionPolicy.CANCEL
     ttl_seconds_after_finished: int | None = None
 
-    @property
-    def is_managed_elsewhere(self) -> bool:
-        """Whether another controller acts on the job, so that this one must not."""
-        return self.managed_by not in {"", MANAGED_BY}
-
     def billable(self) -> dict[str, Any]:
         """The billable part as JSON, with defaults left out: what the run key is made of."""
         return {name: value for name, value in encode(self).items() if name in BILLABLE}

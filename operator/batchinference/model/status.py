@@ -93,6 +93,7 @@ class Reason:
     JOURNAL_LOST = "JournalLost"
     JOURNAL_TOO_LARGE = "JournalTooLarge"
     NEWER_SCHEMA = "JournalOfNewerOperator"
+    UNREADABLE_JOURNAL = "JournalUnreadable"
     SHARED_RUN = "SharedRun"
     ENDPOINT_UNREACHABLE = "EndpointUnreachable"
     # passing

@@ -33,7 +33,8 @@ from batchinference.runtime.reconciler import Reconciler
 from batchinference.runtime.settings import RuntimeSettings
 from batchinference.runtime.showing import Showing
 from batchinference.runtime.status_writer import StatusWriter
-from batchinference.runtime.store import INVALID, PROVIDER, Store
+from batchinference.runtime.store import PROVIDER, STRAY, Store
+from batchinference.runtime.strays import Strays
 from batchinference.runtime.sweeper import Sweeper
 
 logger = logging.getLogger(__name__)
@@ -113,11 +114,22 @@ class Operator:
             entries=self._entries,
         )
         self._census = Census(self._entries, clock, metrics)
-        self._reconciler = Reconciler(
+        self._strays = Strays(
             store=self._store,
             entries=self._entries,
             journals=journals,
             kube=kube,
+            showing=self._showing,
+            recorder=recorder,
+            queue=self._queue,
+            clock=clock,
+            settings=settings,
+        )
+        self._reconciler = Reconciler(
+            store=self._store,
+            entries=self._entries,
+            journals=journals,
+            strays=self._strays,
             clients=self._clients,
             accounts=self._accounts,
             providers=self._providers,
@@ -187,8 +199,8 @@ class Operator:
             try:
                 if key.startswith(PROVIDER):
                     await self._try_provider(key)
-                elif key.startswith(INVALID):
-                    await self._show_invalid(key.removeprefix(INVALID))
+                elif key.startswith(STRAY):
+                    await self._strays.look(key.removeprefix(STRAY))
                 else:
                     await self._reconciler.reconcile(key)
             except Exception:  # the worker must outlive a broken object
@@ -210,11 +222,6 @@ class Operator:
                 self._queue.add(run_key)
         if wait:
             self._queue.add_after(key, wait)
-
-    async def _show_invalid(self, uid: str) -> None:
-        invalid = self._store.invalid(uid)
-        if invalid is not None:
-            await self._showing.show_invalid(uid, invalid)
 
     # ---------------------------------------------------------------- outcomes
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
-from datetime import datetime
 
 from batchinference.clock import Clock, Randomness
 from batchinference.core.absorb import absorb
@@ -24,12 +23,11 @@ from batchinference.core.setting import Setting
 from batchinference.core.view import is_final, shows_submission
 from batchinference.errors import Fault, NewerSchema, Superseded
 from batchinference.model.batch import Traits
-from batchinference.model.codec import decode
-from batchinference.model.job import BILLABLE, BatchInferenceJob, JobSpec, not_implemented_fields
+from batchinference.model.job import BILLABLE, BatchInferenceJob, not_implemented_fields
 from batchinference.model.run import Run, RunPhase
 from batchinference.model.status import Reason
-from batchinference.model.work import TaskFault
-from batchinference.ports import Journals, Kube, Metrics, ObjectRef, ProviderFactory
+from batchinference.model.work import TaskFault, TaskKind
+from batchinference.ports import Journals, Metrics, ProviderFactory
 from batchinference.runtime.accounts import Accounts
 from batchinference.runtime.census import Census
 from batchinference.runtime.clients import Clients
@@ -39,10 +37,15 @@ from batchinference.runtime.providers import Providers
 from batchinference.runtime.queue import KeyedQueue
 from batchinference.runtime.settings import RuntimeSettings
 from batchinference.runtime.showing import Showing
-from batchinference.runtime.store import FINALIZER, JOB_KIND, Store
+from batchinference.runtime.store import FINALIZER, Store
+from batchinference.runtime.strays import Strays, spec_of
 
 logger = logging.getLogger(__name__)
 
+_SPEC_CHANGED = (
+    "The billable part of the spec is no longer what this object was created with: nothing more is "
+    "submitted. Change it back, or create the object with another `runID`"
+)
 _MOST_PASSES = 50
 """Decisions in a row before other keys get their turn."""
 
@@ -56,7 +59,7 @@ class Reconciler:
         store: Store,
         entries: dict[str, Entry],
         journals: Journals,
-        kube: Kube,
+        strays: Strays,
         clients: Clients,
         accounts: Accounts,
         providers: Providers,
@@ -75,7 +78,7 @@ class Reconciler:
         self._store = store
         self._entries = entries
         self._journals = journals
-        self._kube = kube
+        self._strays = strays
         self._clients = clients
         self._accounts = accounts
         self._providers = providers
@@ -112,9 +115,11 @@ class Reconciler:
         self._queue.add_after(entry.key, backoff_s(entry.failures, first, most, jitter))
 
     async def _pass(self, entry: Entry) -> None:
-        if entry.newer_schema:
-            return
         await self._let_others_go(entry.key)
+        if entry.newer_schema:
+            await self._find(entry)  # somebody may have put it right
+            if entry.newer_schema:
+                return
         for _ in range(_MOST_PASSES):
             job = self._store.steering(entry.key)
             if self._lacks_run(entry, job) and not await self._begin(entry, job):
@@ -136,7 +141,7 @@ class Reconciler:
         steering = self._store.steering(key)
         for job in self._store.jobs_of(key):
             if job is not steering and job.metadata.is_being_deleted:
-                await self._let_go(job)
+                await self._strays.let_go(job)
 
     @staticmethod
     def _lacks_run(entry: Entry, job: BatchInferenceJob | None) -> bool:
@@ -155,7 +160,7 @@ class Reconciler:
         if entry.newer_schema:
             return False
         if job.metadata.is_being_deleted:
-            await self._let_go(job)
+            await self._strays.let_go(job)
             return False
         problem = await self._reason_not_to_begin(job)
         held = problem is None and job.spec.suspend
@@ -178,13 +183,12 @@ class Reconciler:
         return False
 
     async def _find(self, entry: Entry) -> bool:
+        entry.newer_schema = False
         try:
             found = await self._journals.get(entry.key)
-        except NewerSchema:
-            entry.newer_schema = True
-            text = "The journal of this run was written by a newer operator: it is not touched"
-            entry.problem = Problem(Reason.NEWER_SCHEMA, text, self._clock.now())
-            await self._showing.show(entry, held=False)
+        except NewerSchema as newer:
+            entry.run, entry.newer_schema = None, True
+            await self._strays.hold(entry, newer)
             return False
         if found is None:
             return False
@@ -195,6 +199,9 @@ class Reconciler:
 
     async def _reason_not_to_begin(self, job: BatchInferenceJob) -> Problem | None:
         now = self._clock.now()
+        unfit = self._unfit(job)
+        if unfit is not None:
+            return unfit
         if shows_submission(job.status):
             text = (
                 "The status of this object shows a submission, but its journal is gone: nothing is "
@@ -212,6 +219,16 @@ class Reconciler:
                 inert = not_implemented_fields(job.spec, pinned[0].spec)
         if inert:
             return Problem(Reason.NOT_IMPLEMENTED, not_implemented(job.spec, inert), now)
+        return None
+
+    def _unfit(self, job: BatchInferenceJob) -> Problem | None:
+        """Why the spec can't be acted on; None when it can."""
+        now = self._clock.now()
+        flaw = self._store.flaw(job.metadata.uid)
+        if flaw:
+            return Problem(Reason.INVALID_SPEC, flaw, now)
+        if self._store.has_changed_spec(job.metadata.uid):
+            return Problem(Reason.SPEC_CHANGED, _SPEC_CHANGED, now)
         return None
 
     async def _create(self, entry: Entry, job: BatchInferenceJob) -> None:
@@ -239,13 +256,6 @@ class Reconciler:
         entry.run = run
         entry.notes = Notes()
         entry.problem = None
-
-    async def _let_go(self, job: BatchInferenceJob) -> None:
-        """An object without a run is going: nothing of it needs our finalizer."""
-        if FINALIZER in job.metadata.finalizers:
-            meta = job.metadata
-            ref = ObjectRef(JOB_KIND, meta.namespace, meta.name, meta.uid)
-            await self._kube.set_finalizer(ref, present=False)
 
     # ---------------------------------------------------------------- with a run
 
@@ -310,7 +320,7 @@ class Reconciler:
         observed = Observed(
             now=now,
             timing=self._settings,
-            spec=job.spec if job is not None else _spec_of(run),
+            spec=job.spec if job is not None else spec_of(run),
             job=job,
             is_deleted=deleted,
             has_finalizer=job is not None and FINALIZER in job.metadata.finalizers,
@@ -321,8 +331,7 @@ class Reconciler:
         if job is not None and not deleted:
             problem = await self._providers.problem_for(job, now)
             problem = problem or self._providers.changed_under(job, run.provider, now)
-            if self._store.has_changed_spec(job.metadata.uid):
-                unfit = _spec_changed(now)
+            unfit = self._unfit(job)
         traits, maker = Traits(), None
         try:
             client = (await self._clients.of_run(run.provider)).client
@@ -372,16 +381,3 @@ def _with_spec(run: Run, job: BatchInferenceJob) -> Run:
     kept = {k: v for k, v in run.spec.items() if k in BILLABLE}
     merged = {**{k: v for k, v in seen.items() if k not in BILLABLE}, **kept}
     return run if merged == run.spec else replace(run, spec=merged)
-
-
-def _spec_of(run: Run) -> JobSpec:
-    spec = {"output": {}, "input": {}, **run.spec}
-    return decode(JobSpec, spec, "spec", ignore_unknown=True)
-
-
-def _spec_changed(now: datetime) -> Problem:
-    text = (
-        "The billable part of the spec is no longer what this object was created with: nothing "
-        "more is submitted. Change it back, or create the object with another `runID`"
-    )
-    return Problem(Reason.SPEC_CHANGED, text, now)

@@ -11,25 +11,19 @@ from typing import Any
 
 from batchinference.clock import Clock
 from batchinference.core.begin import starts_afresh
-from batchinference.core.view import Scene, conditions_in, status_of
+from batchinference.core.notes import Notes
+from batchinference.core.problem import Problem
+from batchinference.core.view import Scene, status_of
 from batchinference.errors import Fault, Superseded
 from batchinference.model.codec import encode
 from batchinference.model.job import BatchInferenceJob
-from batchinference.model.metadata import ObjectMeta
-from batchinference.model.status import (
-    Condition,
-    ConditionType,
-    JobStatus,
-    Reason,
-    State,
-    settled,
-)
+from batchinference.model.status import ConditionType, JobStatus, State
 from batchinference.ports import Event, ObjectRef, Recorder
 from batchinference.runtime.entry import Entry
 from batchinference.runtime.queue import KeyedQueue
 from batchinference.runtime.settings import RuntimeSettings
 from batchinference.runtime.status_writer import StatusWriter
-from batchinference.runtime.store import INVALID, JOB_KIND, InvalidJob, Store
+from batchinference.runtime.store import JOB_KIND, Store
 
 logger = logging.getLogger(__name__)
 
@@ -82,21 +76,45 @@ class Showing:
                     self._queue.add_after(entry.key, self._settings.progress_s - passed)
                 return
         meta = job.metadata
-        ref = ObjectRef(JOB_KIND, meta.namespace, meta.name, meta.uid)
         try:
-            version = await self._writer.write(ref, new, old, meta.resource_version)
+            if await self._put(job, status):
+                entry.written_at = self._clock.now()
         except Superseded:
             # The watch brings the newer object; look again in case it changes nothing for us.
             self._queue.add_after(entry.key, _SUPERSEDED_S)
-            return
         except Fault as fault:
             logger.warning("Status of %s/%s: %s", meta.namespace, meta.name, fault.message)
             self._queue.add_after(entry.key, self._settings.retry_first_s)
-            return
+
+    async def show_stray(self, job: BatchInferenceJob, problem: Problem) -> None:
+        """A job without a run that can be worked on says why; what it said of a run stands.
+
+        Raises:
+            Fault, Superseded: it was not written.
+        """
+        scene = Scene(
+            job=job,
+            run=None,
+            notes=Notes(),
+            problem=problem,
+            held=False,
+            now=self._clock.now(),
+            timing=self._settings,
+        )
+        await self._put(job, status_of(scene))
+
+    async def _put(self, job: BatchInferenceJob, status: JobStatus) -> bool:
+        """Write the status and tell a change of state; whether anything was written.
+
+        Raises:
+            Fault, Superseded: it was not written.
+        """
+        meta, new, old = job.metadata, encode(status), job.status
+        ref = ObjectRef(JOB_KIND, meta.namespace, meta.name, meta.uid)
+        version = await self._writer.write(ref, new, old, meta.resource_version)
         if version is None:
-            return
+            return False
         self._store.wrote_status(meta.uid, new, version)
-        entry.written_at = self._clock.now()
         if old.get("state") != status.state:
             event = _event(ref, status)
             self._recorder.record(event)
@@ -108,25 +126,7 @@ class Showing:
                 event.reason,
                 event.message,
             )
-
-    async def show_invalid(self, uid: str, invalid: InvalidJob) -> None:
-        """A job that does not decode says so, and nothing else happens to it."""
-        meta: ObjectMeta = invalid.metadata
-        condition = Condition(
-            type=str(ConditionType.STALLED),
-            status="True",
-            reason=Reason.INVALID_SPEC,
-            message=invalid.message,
-            observed_generation=meta.generation,
-            last_transition_time=self._clock.now().replace(microsecond=0),
-        )
-        before = conditions_in(invalid.status).get(condition.type)
-        status = JobStatus(meta.generation, State.STALLED, (settled(condition, before),))
-        ref = ObjectRef(JOB_KIND, meta.namespace, meta.name, uid)
-        try:
-            await self._writer.write(ref, encode(status), invalid.status, meta.resource_version)
-        except (Superseded, Fault):
-            self._queue.add_after(INVALID + uid, self._settings.retry_most_s)
+        return True
 
 
 def _differs(new: Mapping[str, Any], old: Mapping[str, Any]) -> bool:

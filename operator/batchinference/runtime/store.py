@@ -11,23 +11,41 @@ from typing import Any
 
 from batchinference.core.begin import key_of
 from batchinference.errors import InvalidObject
-from batchinference.model.job import BatchInferenceJob, parse_job
+from batchinference.model.job import (
+    MANAGED_BY,
+    BatchInferenceJob,
+    Input,
+    JobSpec,
+    Operation,
+    Output,
+    ProviderRef,
+    parse_spec,
+)
 from batchinference.model.metadata import ObjectMeta, parse_metadata
 from batchinference.model.provider import InferenceProvider, parse_provider
 
 JOB_KIND = "BatchInferenceJob"
 FINALIZER = "batchinference.dev/cancel-on-delete"
-INVALID = "invalid/"
+STRAY = "stray/"
 PROVIDER = "provider/"
+
+_NO_SPEC = JobSpec(ProviderRef(""), "", Operation.CHAT_COMPLETIONS, Input(), Output())
+"""Stands where a spec can't be read; nothing follows from it."""
 
 
 @dataclass(frozen=True, slots=True)
-class InvalidJob:
-    """A job whose spec does not decode: validation was off, or the CRD is another one's."""
+class Stray:
+    """A job of which the object alone does not tell its run: its spec does not decode (validation
+    was off, or the definition is a newer one), or its status names another run than its spec.
 
-    metadata: ObjectMeta
-    status: Mapping[str, Any]
-    message: str
+    Attributes:
+        key: the run that its spec asks for; "" where the spec does not decode.
+        flaw: what does not decode; the spec of `job` says nothing then. "" when all does.
+    """
+
+    job: BatchInferenceJob
+    key: str
+    flaw: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +76,11 @@ class Store:
         self._keys: dict[str, str] = {}
         self._uids: dict[str, set[str]] = {}
         self._changed_spec: set[str] = set()
+        self._flaws: dict[str, str] = {}
         self._deleted: set[str] = set()
         self._listing = 0
         self._listed: dict[str, int] = {}
-        self._invalid: dict[str, InvalidJob] = {}
+        self._strays: dict[str, Stray] = {}
         self.providers: dict[str, SeenProvider] = {}
 
     # ---- what the feed tells
@@ -73,39 +92,78 @@ class Store:
         return self._observe_provider(kind, event, body)
 
     def _observe_job(self, event: str | None, body: Mapping[str, Any]) -> set[str]:
-        uid = str(body.get("metadata", {}).get("uid", ""))
+        meta = parse_metadata(body)
+        uid = meta.uid
         if event == "DELETED":
             return self._forget(uid)
         if uid in self._deleted:
             return set()  # the answer to one of our writes that the watch has overtaken
+        status = body.get("status") or {}
+        if _is_managed_elsewhere(body):
+            return self._forget(uid) if uid in self._jobs or uid in self._strays else set()
         try:
-            job = parse_job(body)
+            job, flaw = BatchInferenceJob(meta, parse_spec(body.get("spec", {})), status), ""
         except InvalidObject as error:
-            self._invalid[uid] = InvalidJob(
-                parse_metadata(body), body.get("status") or {}, str(error)
-            )
-            return {INVALID + uid}
-        self._invalid.pop(uid, None)
-        if job.spec.is_managed_elsewhere:
-            return self._forget(uid) if uid in self._jobs else set()
-        if event is None and uid in self._jobs and self._listed.get(uid) == self._listing:
+            job, flaw = BatchInferenceJob(meta, _NO_SPEC, status), str(error)
+        self._was_listed(event, uid)
+        stray = Stray(job, "" if flaw else key_of(job), flaw)
+        if uid not in self._keys:
+            named = str(status.get("runKey") or stray.key)
+            if flaw or named != stray.key:
+                return self._keep_stray(stray)
+            self._keys[uid] = stray.key
+        return self._file(stray, self._keys[uid])
+
+    def _was_listed(self, event: str | None, uid: str) -> None:
+        known = uid in self._jobs or uid in self._strays
+        if event is None and known and self._listed.get(uid) == self._listing:
             self._listing += 1  # shown already: the watch has begun to list anew
         self._listed[uid] = self._listing
-        computed = key_of(job)
-        key = self._keys.setdefault(uid, str(job.status.get("runKey") or computed))
-        if key != computed:
-            self._changed_spec.add(uid)
-        else:
-            self._changed_spec.discard(uid)
+
+    def _keep_stray(self, stray: Stray) -> set[str]:
+        meta = stray.job.metadata
+        before = self._strays.get(meta.uid)
+        if before is not None and _is_older(meta, before.job.metadata.resource_version):
+            return set()
+        self._strays[meta.uid] = stray
+        same = before is not None and _trigger(before.job) == _trigger(stray.job)
+        return set() if same else {STRAY + meta.uid}
+
+    def _file(self, stray: Stray, key: str) -> set[str]:
+        """Put a job to its run. One that does not decode (any more) keeps the spec it had."""
+        job = stray.job
+        uid = job.metadata.uid
+        self._strays.pop(uid, None)
         before = self._jobs.get(uid)
         if before is not None and _is_older(job.metadata, before.metadata.resource_version):
             return set()
+        self._changed_spec.discard(uid)
+        self._flaws.pop(uid, None)
+        if stray.flaw:
+            self._flaws[uid] = stray.flaw
+            job = replace(job, spec=before.spec) if before is not None else job
+        elif stray.key != key:
+            self._changed_spec.add(uid)
+        self._keys[uid] = key
         self._jobs[uid] = job
         self._uids.setdefault(key, set()).add(uid)
         return {key} if before is None or _trigger(before) != _trigger(job) else set()
 
+    def settle(self, uid: str, key: str, spec: JobSpec) -> set[str]:
+        """The stray turned out to be of that run, whose journal has that spec; returns the queue
+        keys that it concerns.
+        """
+        stray = self._strays.get(uid)
+        if stray is None:
+            return set()
+        if stray.flaw:
+            stray = replace(stray, job=replace(stray.job, spec=spec))
+        return self._file(stray, key)
+
     def _forget(self, uid: str) -> set[str]:
-        self._invalid.pop(uid, None)
+        self._strays.pop(uid, None)
+        self._changed_spec.discard(uid)
+        self._flaws.pop(uid, None)
         self._jobs.pop(uid, None)
         self._listed.pop(uid, None)
         key = self._keys.pop(uid, None)
@@ -158,7 +216,9 @@ class Store:
 
     def unlisted(self) -> list[BatchInferenceJob]:
         """Objects that the newest listing has not shown (yet): they may be gone."""
-        return [job for uid, job in self._jobs.items() if self._listed[uid] < self._listing]
+        strays = {uid: stray.job for uid, stray in self._strays.items()}
+        seen = {**self._jobs, **strays}
+        return [job for uid, job in seen.items() if self._listed[uid] < self._listing]
 
     def is_gone(self, uid: str) -> set[str]:
         """The object is not there any more; returns the queue keys that it concerns."""
@@ -169,9 +229,13 @@ class Store:
         """Whether the billable spec is no longer the one its run was made of."""
         return uid in self._changed_spec
 
-    def invalid(self, uid: str) -> InvalidJob | None:
-        """A job that does not decode."""
-        return self._invalid.get(uid)
+    def flaw(self, uid: str) -> str:
+        """What of the object's spec does not decode; "" when all does."""
+        return self._flaws.get(uid, "")
+
+    def stray(self, uid: str) -> Stray | None:
+        """A job whose run is not known yet."""
+        return self._strays.get(uid)
 
     def dependents(self, key: str) -> set[str]:
         """Runs whose object refers to that provider."""
@@ -181,11 +245,26 @@ class Store:
 
     def wrote_status(self, uid: str, status: Mapping[str, Any], version: str) -> None:
         """Our status write went through; the watch may have brought something newer already."""
-        job = self._jobs.get(uid)
+        job, stray = self._jobs.get(uid), self._strays.get(uid)
         if job is not None:
-            meta = replace(job.metadata, resource_version=version)
-            if not _is_older(meta, job.metadata.resource_version):
-                self._jobs[uid] = replace(job, metadata=meta, status=status)
+            self._jobs[uid] = _with_status(job, status, version)
+        if stray is not None:
+            self._strays[uid] = replace(stray, job=_with_status(stray.job, status, version))
+
+
+def _with_status(
+    job: BatchInferenceJob, status: Mapping[str, Any], version: str
+) -> BatchInferenceJob:
+    meta = replace(job.metadata, resource_version=version)
+    older = _is_older(meta, job.metadata.resource_version)
+    return job if older else replace(job, metadata=meta, status=status)
+
+
+def _is_managed_elsewhere(body: Mapping[str, Any]) -> bool:
+    """Whether another controller acts on the job, read from a spec that need not decode."""
+    spec = body.get("spec")
+    named = spec.get("managedBy", "") if isinstance(spec, Mapping) else ""
+    return named not in {"", None, MANAGED_BY}
 
 
 def _is_older(meta: ObjectMeta, version: str) -> bool:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from batchinference.core.begin import key_of
 from batchinference.core.keys import (
+    is_run_key,
     next_ordinal,
     output_uri,
     run_key,
@@ -229,3 +230,23 @@ def test_places_are_made_of_names() -> None:
     template = "s3://b/${namespace}/${name}/${runID}/${runKey}/${other}/"
     made = output_uri(template, namespace="ml", name="t", run_id="r", key="k")
     assert made == "s3://b/ml/t/r/k/${other}/"
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (None, "absent"),
+        (7, "no text"),
+        ("", "empty"),
+        ("../secrets/x", "a path"),
+        ("A" * 40, "not hexadecimal digits in lower case"),
+        ("a" * 41, "too long"),
+        ("a" * 40 + "\n", "a line"),
+    ],
+)
+def test_what_is_no_run_key(text, reason) -> None:
+    assert not is_run_key(text), reason
+
+
+def test_a_run_key_has_the_form_of_one() -> None:
+    assert is_run_key(key_of(parse_job(job().build())))

@@ -28,7 +28,13 @@ from batchinference.adapters.kube.names import (
     MANAGED_BY,
     PHASE_ANNOTATION,
 )
-from batchinference.errors import InvalidObject, NewerSchema, Permanent, Superseded
+from batchinference.errors import (
+    InvalidObject,
+    NewerSchema,
+    Permanent,
+    Superseded,
+    Unreadable,
+)
 from batchinference.model.codec import decode, encode
 from batchinference.model.run import SCHEMA, Run, RunPhase
 from batchinference.model.status import Reason
@@ -188,7 +194,8 @@ def _content(key: str, item: Mapping[str, Any]) -> Run:
     """The run in a ConfigMap.
 
     Raises:
-        NewerSchema: it was written by a newer operator, or can't be read.
+        NewerSchema: it was written by a newer operator.
+        Unreadable: it makes no sense.
     """
     plain = (item.get("data") or {}).get(_PLAIN)
     packed = (item.get("binaryData") or {}).get(_COMPRESSED)
@@ -198,18 +205,18 @@ def _content(key: str, item: Mapping[str, Any]) -> Run:
         elif packed is not None:
             value = msgspec.json.decode(zlib.decompress(base64.b64decode(packed)))
         else:
-            raise NewerSchema(f"the journal of run {key} has no content that this version knows")
+            raise Unreadable(f"The journal of run {key} has no content that this version knows")
     except (ValueError, zlib.error) as fault:
-        raise NewerSchema(f"the journal of run {key} can't be read: {fault}") from fault
+        raise Unreadable(f"The journal of run {key} can't be read: {fault}") from fault
     schema = value.get("schema", SCHEMA) if isinstance(value, dict) else SCHEMA
     if isinstance(schema, int) and schema > SCHEMA:
         raise NewerSchema(
-            f"the journal of run {key} has schema {schema}, this operator knows {SCHEMA}"
+            f"The journal of run {key} has schema {schema}, this operator knows {SCHEMA}"
         )
     try:
         return decode(Run, value)
     except InvalidObject as fault:
-        raise NewerSchema(f"the journal of run {key} can't be read: {fault}") from fault
+        raise Unreadable(f"The journal of run {key} can't be read: {fault}") from fault
 
 
 def _version(item: Mapping[str, Any]) -> str:
