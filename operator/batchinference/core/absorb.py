@@ -69,7 +69,9 @@ def absorb(run: Run, notes: Notes, outcome: Outcome, setting: Setting) -> tuple[
         case TaskDone():
             return _task_done(run, notes, outcome, setting)
         case ShardStaged():
-            return _shard_staged(run, outcome), notes
+            # It gets on: what made it fail before is behind it.
+            stage = StartTask(TaskKind.STAGE)
+            return _shard_staged(run, outcome), notes.without_failure(stage.id)
         case SubmitAnswered():
             return submit_answered(run, notes, outcome, setting)
         case LookedUp():

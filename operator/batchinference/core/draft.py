@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from batchinference.core.effects import Effect
+from batchinference.core.effects import Effect, StartTask
 from batchinference.core.notes import Failure, Notes
 from batchinference.core.problem import Problem
 from batchinference.core.timing import Timing
@@ -96,7 +96,8 @@ class Draft:
         """Start the effect, unless it is under way or failed and has to wait."""
         failure = self.notes.failures.get(effect.id)
         if failure is not None:
-            self.tell(failure)  # also while it is tried again, so that the condition does not flap
+            # Also while it is tried again, so that the condition does not flap.
+            self.tell(failure, persists=isinstance(effect, StartTask) and self._persists(failure))
         if effect.id in self.notes.inflight:
             return False
         if failure is not None and self.observed.now < failure.retry_at:
@@ -114,9 +115,15 @@ class Draft:
         self.wake(self.observed.now + timedelta(seconds=self.timing.reference_retry_s))
         return True
 
-    def tell(self, failure: Failure) -> None:
+    def _persists(self, failure: Failure) -> bool:
+        """Whether it should have passed by now. It may still; but a record that no attempt gets
+        over never does, and nobody would ever hear of it.
+        """
+        return failure.fault.kind is FaultKind.RETRY and failure.count >= self.timing.told_after
+
+    def tell(self, failure: Failure, *, persists: bool = False) -> None:
         """Say what failed, if a person must act on it."""
-        if failure.fault.kind in {FaultKind.STALLED, FaultKind.PERMANENT}:
+        if persists or failure.fault.kind in {FaultKind.STALLED, FaultKind.PERMANENT}:
             pending = self.run.phase is RunPhase.ADMITTING
             fault = failure.fault
             self.problems.append(Problem(fault.reason, fault.message, failure.since, pending))

@@ -15,6 +15,8 @@ class Timing:
         reference_grace_s: how long a missing reference is Reconciling before it is Stalled.
         reference_retry_s: how often a missing reference is looked at again.
         retry_first_s, retry_most_s: backoff of passing failures.
+        told_after: failures in a row from which on a task's passing failure is shown as Stalled;
+            it goes on being retried.
         quota_first_s, quota_most_s: backoff of a shard that a quota put back.
         cancel_release_s: how long a deleted object is held for its cancel calls at most.
         parked_s: how long a run cancelled by deletion can be taken up again.
@@ -27,6 +29,7 @@ class Timing:
     reference_retry_s: float = 30.0
     retry_first_s: float = 2.0
     retry_most_s: float = 300.0
+    told_after: int = 6
     quota_first_s: float = 60.0
     quota_most_s: float = 900.0
     cancel_release_s: float = 120.0
