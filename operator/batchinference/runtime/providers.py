@@ -17,6 +17,7 @@ from batchinference.core.problem import Problem, not_implemented
 from batchinference.errors import Fault, InvalidObject, Stalled, Superseded
 from batchinference.model.codec import decode, encode
 from batchinference.model.job import BatchInferenceJob
+from batchinference.model.metadata import ObjectMeta
 from batchinference.model.provider import InferenceProvider, ProviderStatus, not_implemented_fields
 from batchinference.model.run import ProviderPin
 from batchinference.model.status import Condition, Reason, settled
@@ -28,6 +29,9 @@ from batchinference.runtime.status_writer import StatusWriter
 from batchinference.runtime.store import SeenProvider, Store, provider_of
 
 logger = logging.getLogger(__name__)
+
+_LEAST_S = 1.0
+"""Between two looks at an object, whatever the settings say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +59,14 @@ class Trial:
     problem: Problem | None
 
 
+@dataclass(frozen=True, slots=True)
+class _Due:
+    """Which object was tried, and when it is again."""
+
+    uid: str
+    at: float
+
+
 class Providers:
     """Tries provider objects and answers for them."""
 
@@ -80,6 +92,7 @@ class Providers:
         self._namespace = namespace
         self._metrics = metrics
         self._trials: dict[str, Trial] = {}
+        self._due: dict[str, _Due] = {}
         self._labels: dict[str, tuple[float, Mapping[str, str]]] = {}
 
     def secrets_namespace(self, provider: InferenceProvider) -> str:
@@ -87,26 +100,37 @@ class Providers:
         return self._namespace if provider.is_cluster else provider.metadata.namespace
 
     async def try_out(self, key: str) -> tuple[float, bool]:
-        """Try the object behind a queue key and write its status.
+        """Try the object behind a queue key, when that is due, and bring its status up to date.
 
-        Returns the seconds until the next trial (0 = none), and whether its users should look.
+        Returns the seconds until the next look (0 = none), and whether its users should look.
         """
         seen = self._store.providers.get(key)
         before = self._trials.get(key)
         if seen is None:
             self._trials.pop(key, None)
+            self._due.pop(key, None)
             return 0.0, before is not None
-        if before is None:
-            # A new object of that name: what was cached for another one says nothing about it.
-            self._clients.reject(self.secrets_namespace(seen.provider), seen.settings)
-        trial = await self._trial(seen, before)
-        self._trials[key] = trial
-        wait = self._settings.provider_check_s
-        if trial.problem is not None:
-            wait = self._settings.provider_retry_s
+        trial = before
+        if trial is None or self._is_due(key, seen.provider.metadata, trial):
+            if before is None:
+                # A new object of that name: what was cached for another one says nothing about it.
+                self._clients.reject(self.secrets_namespace(seen.provider), seen.settings)
+            trial = await self._trial(seen, before)
+            works = trial.problem is None
+            wait = self._settings.provider_check_s if works else self._settings.provider_retry_s
+            due = _Due(seen.provider.metadata.uid, self._clock.elapsed() + wait)
+            self._trials[key], self._due[key] = trial, due
+        # In between only the numbers are shown anew, which asks nobody.
+        wait = min(self._due[key].at - self._clock.elapsed(), self._settings.progress_s)
+        wait = max(wait, _LEAST_S)
         if not await self._write(seen.provider, trial):
             wait = min(wait, self._settings.retry_first_s)
         return wait, before is None or before != trial
+
+    def _is_due(self, key: str, meta: ObjectMeta, trial: Trial) -> bool:
+        due = self._due[key]
+        is_same = due.uid == meta.uid and trial.generation == meta.generation
+        return not is_same or self._clock.elapsed() >= due.at
 
     async def _trial(self, seen: SeenProvider, before: Trial | None) -> Trial:
         provider = seen.provider

@@ -16,7 +16,8 @@ class RuntimeSettings(Timing):
         poll_gets: up to so many live batches are asked one by one instead of by listing.
         provider_check_s: how often a provider that works is tried again.
         provider_retry_s: how often one that does not work is.
-        progress_s: the least time between two status writes that only change numbers.
+        progress_s: the least time between two status writes that only change numbers; also how
+            often those of a provider object are counted.
         call_timeout_s: the most that any call but a create may take.
         sweep_s: how often objects are looked for that went without the watch showing it.
         reconcilers: keys worked on at once.
