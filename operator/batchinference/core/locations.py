@@ -14,20 +14,44 @@ from batchinference.model.status import Reason
 _SCHEME = "s3://"
 
 
+def oddity(uri: str) -> str:
+    """What about a URI could be read in two ways, as the end of a sentence; "" for nothing."""
+    bucket, _, key = uri.removeprefix(_SCHEME).partition("/")
+    if not uri.startswith(_SCHEME) or not bucket:
+        return "must look like 's3://bucket/key'"
+    if "%" in uri or "\\" in uri or any(ord(c) < 0x20 or ord(c) == 0x7F for c in uri):
+        return "must not contain '%', '\\' or control characters"
+    if any(segment in {"", ".", ".."} for segment in key.removesuffix("/").split("/") if key):
+        return "must not contain empty, '.' or '..' segments"
+    return ""
+
+
+def allowed_places(prefixes: Iterable[str], namespace: str) -> tuple[str, ...]:
+    """A provider's allowed prefixes as they are for a namespace."""
+    return tuple(p.replace("${namespace}", namespace) for p in prefixes)
+
+
+def is_inside(uri: str, places: Iterable[str]) -> bool:
+    """Whether the URI lies in one of the places; a place that is no prefix holds nothing."""
+    return any(_is_prefix(p) and uri.startswith(p) for p in places)
+
+
+def what_is_allowed(places: Iterable[str]) -> str:
+    """The end of the sentence about a location that is outside."""
+    named = ", ".join(f"'{p}'" for p in places) or "nothing"
+    return (
+        f"is outside of what the provider allows this namespace: {named} "
+        "(`spec.storage.s3.allowedPrefixes` of the provider)"
+    )
+
+
 def check_location(uri: str, what: str) -> None:
     """Refuse a URI that could be read in two ways.
 
     Raises:
         Stalled: `LocationNotAllowed`; `what` names the field.
     """
-    bucket, _, key = uri.removeprefix(_SCHEME).partition("/")
-    problem = ""
-    if not uri.startswith(_SCHEME) or not bucket:
-        problem = "must look like 's3://bucket/key'"
-    elif "%" in uri or "\\" in uri or any(ord(c) < 0x20 or ord(c) == 0x7F for c in uri):
-        problem = "must not contain '%', '\\' or control characters"
-    elif any(segment in {"", ".", ".."} for segment in key.removesuffix("/").split("/") if key):
-        problem = "must not contain empty, '.' or '..' segments"
+    problem = oddity(uri)
     if problem:
         raise Stalled(Reason.LOCATION_NOT_ALLOWED, f"`{what}` {problem}, not '{uri}'")
 
@@ -39,14 +63,10 @@ def check_allowed(uri: str, what: str, prefixes: Iterable[str], namespace: str) 
         Stalled: `LocationNotAllowed`; `what` names the field.
     """
     check_location(uri, what)
-    allowed = [p.replace("${namespace}", namespace) for p in prefixes]
-    if not any(_is_prefix(p) and uri.startswith(p) for p in allowed):
-        places = ", ".join(f"'{p}'" for p in allowed) or "nothing"
-        raise Stalled(
-            Reason.LOCATION_NOT_ALLOWED,
-            f"`{what}` '{uri}' is outside of what the provider allows this namespace: {places} "
-            "(`spec.storage.s3.allowedPrefixes` of the provider)",
-        )
+    places = allowed_places(prefixes, namespace)
+    if not is_inside(uri, places):
+        text = f"`{what}` '{uri}' {what_is_allowed(places)}"
+        raise Stalled(Reason.LOCATION_NOT_ALLOWED, text)
 
 
 def _is_prefix(uri: str) -> bool:

@@ -22,6 +22,7 @@ Found while staging; the record is never sent and costs nothing:
     UnsupportedContent    the body has content that this provider can't take
     ProviderMismatch      a line in a provider's own format, for another provider
     MixedFormats          a line in another format than the first good one
+    LocationNotAllowed    the record names an S3 location that its job may not name
 
 Came with, or in place of, a provider's answer:
 
@@ -59,6 +60,7 @@ UNSUPPORTED_OPTION: Final = "UnsupportedOption"
 UNSUPPORTED_CONTENT: Final = "UnsupportedContent"
 PROVIDER_MISMATCH: Final = "ProviderMismatch"
 MIXED_FORMATS: Final = "MixedFormats"
+LOCATION_NOT_ALLOWED: Final = "LocationNotAllowed"
 
 BATCH_EXPIRED: Final = "BatchExpired"
 BATCH_CANCELLED: Final = "BatchCancelled"

@@ -21,6 +21,7 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 
 from batchinference.records import codes
+from batchinference.records.locations import check_locations
 from batchinference.records.parameters import Default
 from batchinference.records.refusal import BadLine
 
@@ -80,6 +81,7 @@ class Rules:
         required: a member that every body must have, "" for none.
         defaults: the job's parameters.
         native: lines in Bedrock's own format are welcome.
+        places: S3 prefixes that such a line may name.
     """
 
     model: str
@@ -87,6 +89,7 @@ class Rules:
     required: str = ""
     defaults: Sequence[Default] = ()
     native: bool = False
+    places: Sequence[str] = ()
 
 
 class RequestReader:
@@ -245,6 +248,7 @@ class RequestReader:
         if model_input[:1] != b"{":
             raise BadLine(codes.WRONG_TYPE, "`modelInput` must be an object", custom_id or b"null")
         _refuse_twice(line, custom_id or b"null")
+        check_locations(model_input, self._rules.places, custom_id or b"null")
         return Request(custom_id or b"null", model_input, native=True)
 
 

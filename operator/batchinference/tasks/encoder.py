@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from itertools import chain
 
+from batchinference.core.locations import allowed_places
 from batchinference.model.codec import decode
 from batchinference.model.job import Operation, Parameters
 from batchinference.model.run import Run
@@ -41,6 +42,7 @@ class Encoder:
                 REQUIRED[operation],
                 defaults(parameters, operation),
                 native="bedrock" in run.provider.settings,
+                places=_places(run),
             )
         )
         self.native: bool | None = run.cursor.native if run.cursor else None
@@ -89,6 +91,12 @@ class Encoder:
                 request.custom_id,
             )
         self.native = request.native
+
+
+def _places(run: Run) -> tuple[str, ...]:
+    """What records may name: what the provider allows the job's namespace."""
+    s3 = run.provider.settings.get("storage", {}).get("s3", {})
+    return allowed_places(s3.get("allowedPrefixes", ()), run.owner.namespace)
 
 
 def _frame(encode_body: Callable[[int, str, bytes], bytes], url: str) -> bytes | None:

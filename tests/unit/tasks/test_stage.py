@@ -208,6 +208,27 @@ def test_bedrocks_own_lines_go_untouched_and_never_mixed(tmp_path: Path) -> None
     assert [b.code for b in done.staged.first_bad] == [codes.MIXED_FORMATS]
 
 
+def test_a_location_that_the_job_may_not_name_is_a_bad_record(tmp_path: Path) -> None:
+    run = make_run(bedrock=True)
+    s3 = {"allowedPrefixes": ["s3://data/${namespace}/"]}
+    pinned = replace(run.provider, settings={"bedrock": {}, "storage": {"s3": s3}})
+
+    def video(uri: str) -> dict[str, Any]:
+        return {"modelInput": {"mediaSource": {"s3Location": {"uri": uri}}}}
+
+    found = Desk(tmp_path, replace(run, provider=pinned))
+    mine, others = video("s3://data/ml/cat.mp4"), video("s3://data/qa/dog.mp4")
+    found.put_input(jsonl([mine, others]))
+    done = found.stage()
+    sent = found.store.objects[f"{STAGING}shards/00000.jsonl"]
+    assert b"cat.mp4" in sent
+    assert b"dog.mp4" not in sent
+    [bad] = done.staged.first_bad
+    assert (bad.line, bad.code) == (2, codes.LOCATION_NOT_ALLOWED)
+    assert bad.message.startswith("`modelInput.mediaSource.s3Location.uri` is outside")
+    assert "'s3://data/ml/'" in bad.message
+
+
 def test_bad_records_are_told_by_line_and_object_and_never_sent(tmp_path: Path) -> None:
     def encode(row: int, asked: Any, model: str) -> bytes:
         if "tools" in asked["body"]:
