@@ -1,15 +1,23 @@
 """Which shards of an account go next: pure, from a frozen view of everybody's demand.
 
-Limits first (account and model), then fairness between namespaces (the one with the fewest places
-goes first; of equals the one that was served longest ago), then priority inside a namespace, then
-age. Nothing starves: once the shard whose turn it is does not fit into a model's queue, no other of
-that model passes it, so that the queue empties until it fits; other models go on. A shard above the
-limit goes when the queue is empty.
+Limits first, then fairness between namespaces (the one with the fewest places goes first; of equals
+the one that was served longest ago), then priority inside a namespace, then age.
+
+Runs of one account may bring different limits: of several provider objects, or of one that was
+changed. A limit counts what is taken by runs that have that limit or a lower one, over the whole
+account; what runs with a higher limit take does not count. So equal limits are the account's; a
+provider with a lower one gets that much at most, never holds up those with a higher one, and can't
+be starved by them; and all together stay within the highest. A shard whose limit is reached is
+passed over.
+
+Nothing starves: once the shard whose turn it is does not fit into its model's queue of tokens,
+nothing that counts against the same limit passes it, so that the queue empties until it fits; other
+models, and runs with a higher limit, go on. A shard above the limit goes when the queue is empty.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -24,7 +32,6 @@ class Demand:
     Attributes:
         tokens: estimated input tokens, for the enqueued-token limit.
         since: the age of the job, not of the shard.
-        not_before: put back until then.
     """
 
     run_key: str
@@ -35,7 +42,11 @@ class Demand:
     priority: int
     since: datetime
     limits: Limits
-    not_before: datetime | None = None
+
+    @property
+    def name(self) -> tuple[str, int]:
+        """Which shard of which run."""
+        return self.run_key, self.shard
 
 
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
@@ -45,50 +56,94 @@ _NEVER: Mapping[str, datetime] = {}
 def admit(
     waiting: Iterable[Demand],
     placed: Iterable[Demand],
-    now: datetime,
+    uploading: Iterable[Demand] = (),
     served: Mapping[str, datetime] = _NEVER,
 ) -> tuple[Demand, ...]:
     """The waiting shards that may go now besides those already placed, in the order of their turn.
 
-    A caller with room for fewer takes the first ones.
-
     Args:
-        waiting: who asks.
+        waiting: who asks and could go at once.
         placed: who has a place.
-        now: for those that were put back until later.
+        uploading: whose input is being uploaded, with a place or without.
         served: when each namespace was given its newest place, as far as is known.
     """
-    held = list(placed)
-    by_model: Counter[str] = Counter()
+    batches, uploads = _Taken(), _Taken()
+    tokens: defaultdict[str, _Taken] = defaultdict(_Taken)
     places: Counter[str] = Counter()
-    for demand in held:
-        by_model[demand.model] += demand.tokens
+    for demand in placed:
+        batches.take(demand.limits.max_active_batches, 1)
+        tokens[demand.model].take(demand.limits.max_enqueued_tokens, demand.tokens)
         places[demand.namespace] += 1
-    queues: dict[str, list[Demand]] = {}
+    for demand in uploading:
+        uploads.take(demand.limits.max_concurrent_uploads, 1)
+    queues: dict[str, deque[Demand]] = {}
     for demand in sorted(waiting, key=lambda d: (-d.priority, d.since, d.run_key, d.shard)):
-        if demand.not_before is None or demand.not_before <= now:
-            queues.setdefault(demand.namespace, []).append(demand)
+        queues.setdefault(demand.namespace, deque()).append(demand)
+    asking = [d.limits for queue in queues.values() for d in queue]
+    most_batches = _highest(limits.max_active_batches for limits in asking)
+    most_uploads = _highest(limits.max_concurrent_uploads for limits in asking)
     granted: list[Demand] = []
-    full: set[str] = set()
+    drained: dict[str, int] = {}
     while queues:
+        if (
+            batches.broken(most_batches, 1) is not None
+            or uploads.broken(most_uploads, 1) is not None
+        ):
+            break  # nobody fits any more
         namespace = min(
             queues, key=lambda n: (places[n], served.get(n, _LONG_AGO), queues[n][0].since, n)
         )
-        demand = queues[namespace].pop(0)
+        demand = queues[namespace].popleft()
         if not queues[namespace]:
             del queues[namespace]
-        if demand.model in full:
+        limits, model = demand.limits, demand.model
+        if batches.broken(limits.max_active_batches, 1) is not None:
             continue
-        limits = demand.limits
-        most = limits.max_active_batches
-        if most is not None and len(held) + len(granted) >= most:
-            break
-        after = by_model[demand.model] + demand.tokens
-        over = limits.max_enqueued_tokens is not None and after > limits.max_enqueued_tokens
-        if over and by_model[demand.model]:
-            full.add(demand.model)
+        if uploads.broken(limits.max_concurrent_uploads, 1) is not None:
+            continue
+        queue = limits.max_enqueued_tokens
+        if queue is not None and queue <= drained.get(model, 0):
+            continue
+        broken = tokens[model].broken(queue, demand.tokens)
+        if broken is not None:
+            drained[model] = max(broken, drained.get(model, 0))
             continue
         granted.append(demand)
-        by_model[demand.model] = after
+        batches.take(limits.max_active_batches, 1)
+        uploads.take(limits.max_concurrent_uploads, 1)
+        tokens[model].take(queue, demand.tokens)
         places[namespace] += 1
     return tuple(granted)
+
+
+class _Taken:
+    """How much is taken of something limited, by the limit of those who took it."""
+
+    def __init__(self) -> None:
+        self._by_limit: Counter[int] = Counter()
+
+    def take(self, limit: int | None, amount: int) -> None:
+        """One with that limit takes so much. None: what it takes counts against nobody."""
+        if limit is not None:
+            self._by_limit[limit] += amount
+
+    def broken(self, limit: int | None, amount: int) -> int | None:
+        """The highest limit that would be broken if one with that limit took so much, too; None if
+        it fits. Whoever comes alone always fits.
+        """
+        if limit is None:
+            return None
+        found, total = None, 0
+        for level in sorted({*self._by_limit, limit}):
+            total += self._by_limit[level]
+            if level >= limit and total and total + amount > level:
+                found = level
+        return found
+
+
+def _highest(limits: Iterable[int | None]) -> int | None:
+    """The highest of the limits; None when one of them does not limit."""
+    found: int | None = 0
+    for limit in limits:
+        found = None if found is None or limit is None else max(found, limit)
+    return found

@@ -50,7 +50,12 @@ class Observed:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What to write, what to start after it is written, and when to look again."""
+    """What to write, what to start after it is written, and when to look again.
+
+    Attributes:
+        held: nothing of it may start: suspended, or without an object to answer for it.
+        asking: the queued shards that would make use of a place now; no other is given one.
+    """
 
     run: Run
     notes: Notes
@@ -58,6 +63,7 @@ class Decision:
     wake_at: datetime | None = None
     problem: Problem | None = None
     held: bool = False
+    asking: frozenset[int] = frozenset()
 
 
 @dataclass(slots=True)
@@ -70,6 +76,7 @@ class Draft:
     effects: list[Effect] = field(default_factory=list)
     wakes: list[datetime] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
+    asking: set[int] = field(default_factory=set)
     held: bool = False
     blocked: bool = False
 
@@ -94,17 +101,22 @@ class Draft:
 
     def want(self, effect: Effect) -> bool:
         """Start the effect, unless it is under way or failed and has to wait."""
-        failure = self.notes.failures.get(effect.id)
-        if failure is not None:
-            # Also while it is tried again, so that the condition does not flap.
-            self.tell(failure, persists=isinstance(effect, StartTask) and self._persists(failure))
-        if effect.id in self.notes.inflight:
-            return False
-        if failure is not None and self.observed.now < failure.retry_at:
-            self.wake(failure.retry_at)
+        if not self.may_start(effect) or effect.id in self.notes.inflight:
             return False
         self.effects.append(effect)
         return True
+
+    def may_start(self, effect: Effect) -> bool:
+        """Whether the effect is under way, or need not wait after a failure."""
+        failure = self.notes.failures.get(effect.id)
+        if failure is None:
+            return True
+        # Also while it is tried again, so that the condition does not flap.
+        self.tell(failure, persists=isinstance(effect, StartTask) and self._persists(failure))
+        if effect.id in self.notes.inflight or self.observed.now >= failure.retry_at:
+            return True
+        self.wake(failure.retry_at)
+        return False
 
     def provider_problem(self) -> bool:
         """Whether the provider can't be used for anything new; if so the draft says why."""
@@ -141,4 +153,5 @@ class Draft:
             wake_at=min(self.wakes, default=None),
             problem=self.problems[0] if self.problems else None,
             held=self.held,
+            asking=frozenset() if self.blocked else frozenset(self.asking),
         )

@@ -210,12 +210,18 @@ def _queued(draft: Draft, shard: Shard) -> None:
     if shard.not_before is not None and now < shard.not_before:
         draft.wake(shard.not_before)
         return
-    if shard.index not in draft.observed.granted or draft.provider_problem():
+    if draft.provider_problem():
         return
     ordinal = next_ordinal(draft.run, shard)
     input_ref = draft.notes.uploads.get((shard.index, ordinal))
+    upload = StartTask(TaskKind.UPLOAD, shard.index, ordinal)
+    if input_ref is None and not draft.may_start(upload):
+        return
+    draft.asking.add(shard.index)
+    if shard.index not in draft.observed.granted:
+        return
     if input_ref is None:
-        draft.want(StartTask(TaskKind.UPLOAD, shard.index, ordinal))
+        draft.want(upload)
         return
     if draft.observed.make_request is None:
         return

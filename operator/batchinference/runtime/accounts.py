@@ -16,11 +16,21 @@ from datetime import datetime, timedelta
 from batchinference.clock import Clock, Randomness
 from batchinference.core.admission import Demand, admit
 from batchinference.core.backoff import backoff_s
+from batchinference.core.effects import StartTask
+from batchinference.core.keys import next_ordinal
 from batchinference.core.outcomes import BatchMissing, BatchSeen, Outcome
 from batchinference.errors import Fault, Retry
 from batchinference.model.batch import BatchView
-from batchinference.model.run import RunPhase, Shard, ShardState, Submission, SubmissionState
+from batchinference.model.run import (
+    Run,
+    RunPhase,
+    Shard,
+    ShardState,
+    Submission,
+    SubmissionState,
+)
 from batchinference.model.status import Reason
+from batchinference.model.work import TaskKind
 from batchinference.ports import Metrics
 from batchinference.runtime.clients import Clients, Connected
 from batchinference.runtime.entry import Entry
@@ -43,6 +53,36 @@ class _Live:
 
     entry: Entry
     submission: Submission
+
+
+@dataclass(slots=True)
+class _Demands:
+    """What the runs of an account want and have.
+
+    Attributes:
+        placed: shards that the provider has, or may have.
+        asking: queued shards that would use a place now.
+        uploading: queued shards whose input is on its way, with a place or not any more.
+        uploaded: names of queued shards whose input is at the provider already.
+        waiting: how many shards are queued and not held back by their job.
+    """
+
+    placed: list[Demand] = field(default_factory=list)
+    asking: list[Demand] = field(default_factory=list)
+    uploading: list[Demand] = field(default_factory=list)
+    uploaded: set[tuple[str, int]] = field(default_factory=set)
+    waiting: int = 0
+
+    def add_queued(self, entry: Entry, run: Run, shard: Shard) -> None:
+        """Count a queued shard in."""
+        demand, ordinal = _demand(entry, run, shard), next_ordinal(run, shard)
+        self.waiting += not entry.held
+        if shard.index in entry.asking and not entry.newer_schema:
+            self.asking.append(demand)
+        if StartTask(TaskKind.UPLOAD, shard.index, ordinal).id in entry.inflight:
+            self.uploading.append(demand)
+        elif (shard.index, ordinal) in entry.notes.uploads:
+            self.uploaded.add(demand.name)
 
 
 @dataclass(slots=True)
@@ -126,52 +166,43 @@ class Accounts:
 
     async def _give_places(self, account: Account) -> None:
         while True:
-            wait = self._place(account)
-            try:
-                async with asyncio.timeout(wait):
-                    await account.changed.wait()
-            except TimeoutError:
-                pass
+            self._place(account)
+            await account.changed.wait()
             account.changed.clear()
 
-    def _place(self, account: Account) -> float | None:
-        """Give what places there are; returns the seconds until a put-back shard may go."""
-        now = self._clock.now()
-        waiting, placed = self._demand(account)
-        asking = {(d.run_key, d.shard) for d in waiting}
-        account.granted &= asking
-        uploads = [d for d in waiting if (d.run_key, d.shard) in account.granted]
-        room = min((d.limits.max_concurrent_uploads for d in waiting), default=0) - len(uploads)
-        fresh = [d for d in waiting if (d.run_key, d.shard) not in account.granted]
-        if fresh and room > 0:
-            for demand in admit(fresh, [*placed, *uploads], now, account.served)[:room]:
-                account.served[demand.namespace] = now
-                account.granted.add((demand.run_key, demand.shard))
-                self._look(demand.run_key)
-        later = [d.not_before for d in waiting if d.not_before is not None and d.not_before > now]
-        return (min(later) - now).total_seconds() if later else None
+    def _place(self, account: Account) -> None:
+        """Give what places there are. A shard that does not use its place any more loses it."""
+        demands = self._demands(account.id)
+        account.granted &= {d.name for d in demands.asking}
+        granted = [d for d in demands.asking if d.name in account.granted]
+        fresh = [d for d in demands.asking if d.name not in account.granted]
+        unsent = [d for d in granted if d.name not in demands.uploaded]
+        uploading = {d.name: d for d in (*unsent, *demands.uploading)}
+        placed = [*demands.placed, *granted]
+        for demand in admit(fresh, placed, uploading.values(), account.served):
+            account.served[demand.namespace] = self._clock.now()
+            account.granted.add(demand.name)
+            self._look(demand.run_key)
 
-    def _demand(self, account: Account) -> tuple[list[Demand], list[Demand]]:
-        waiting: list[Demand] = []
-        placed: list[Demand] = []
-        for entry in self._of(account.id):
+    def _demands(self, account: str) -> _Demands:
+        found = _Demands()
+        for entry in self._of(account):
             if entry.run is None or entry.run.phase is not RunPhase.RUNNING:
                 continue
             for shard in entry.run.shards:
                 if shard.state is ShardState.QUEUED and entry.run.cancel is None:
-                    if not entry.held:
-                        waiting.append(_demand(entry, shard))
+                    found.add_queued(entry, entry.run, shard)
                 elif shard.state.is_live:
-                    placed.append(_demand(entry, shard))
-        return waiting, placed
+                    found.placed.append(_demand(entry, entry.run, shard))
+        return found
 
     def numbers(self, account: str) -> Numbers:
         """What the account has under way."""
-        found = self._accounts.get(account)
-        if found is None:
+        if account not in self._accounts:
             return Numbers()
-        waiting, placed = self._demand(found)
-        return Numbers(len(placed), len(waiting), sum(d.tokens for d in placed))
+        demands = self._demands(account)
+        tokens = sum(d.tokens for d in demands.placed)
+        return Numbers(len(demands.placed), demands.waiting, tokens)
 
     def _of(self, account: str) -> Iterable[Entry]:
         return [e for e in self._entries.values() if e.run and e.run.provider.account == account]
@@ -291,9 +322,7 @@ class Accounts:
             self._deliver(entry.key, BatchSeen(view))
 
 
-def _demand(entry: Entry, shard: Shard) -> Demand:
-    assert entry.run is not None
-    run = entry.run
+def _demand(entry: Entry, run: Run, shard: Shard) -> Demand:
     return Demand(
         run_key=run.key,
         shard=shard.index,
@@ -303,7 +332,6 @@ def _demand(entry: Entry, shard: Shard) -> Demand:
         priority=entry.spec.priority if entry.spec else 0,
         since=run.created_at,
         limits=run.limits,
-        not_before=shard.not_before,
     )
 
 

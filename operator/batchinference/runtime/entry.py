@@ -19,7 +19,8 @@ class Entry:
 
     Attributes:
         spec: the object's, or the journal's last-seen one.
-        held: nothing of it may start: suspended, or without an object to answer for it.
+        held: see `core.draft.Decision`.
+        asking: likewise, as decided last; empty until then.
         run, version: the journal as last read or written; None before it exists.
         mailbox: outcomes that are not folded in yet.
         inflight: ids of effects under way.
@@ -32,6 +33,7 @@ class Entry:
     run: Run | None = None
     spec: JobSpec | None = None
     held: bool = False
+    asking: frozenset[int] = frozenset()
     version: str = ""
     notes: Notes = field(default_factory=Notes)
     mailbox: deque[Outcome] = field(default_factory=deque)

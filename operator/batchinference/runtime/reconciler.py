@@ -110,6 +110,10 @@ class Reconciler:
 
     def _later(self, entry: Entry) -> None:
         entry.failures += 1
+        if entry.run is not None and entry.asking:
+            # Whatever hinders it may do so for long: others may have its places meanwhile.
+            entry.asking = frozenset()
+            self._accounts.changed(entry.run.provider.account)
         first, most = self._settings.retry_first_s, self._settings.retry_most_s
         jitter = self._randomness.random()
         self._queue.add_after(entry.key, backoff_s(entry.failures, first, most, jitter))
@@ -280,8 +284,9 @@ class Reconciler:
         entry.notes = decision.notes
         for effect in decision.effects:
             self._effects.start(entry, effect, decided_at)
-        if decision.run != before or decision.held != entry.held:
-            entry.held = decision.held
+        moved = (decision.held, decision.asking) != (entry.held, entry.asking)
+        entry.held, entry.asking = decision.held, decision.asking
+        if moved or decision.run != before or any(map(_is_ended_upload, outcomes)):
             self._accounts.changed(decision.run.provider.account)
         entry.problem = _same_since(decision.problem, entry.problem)
         if decision.wake_at is not None:
@@ -359,6 +364,10 @@ def _is_behind(run: Run | None, job: BatchInferenceJob | None) -> bool:
 def _is_failed_task(outcome: Outcome) -> bool:
     """A task that fails may have worked from a journal that another operator has left behind."""
     return isinstance(outcome, TaskDone) and isinstance(outcome.result, TaskFault)
+
+
+def _is_ended_upload(outcome: Outcome) -> bool:
+    return isinstance(outcome, TaskDone) and outcome.kind is TaskKind.UPLOAD
 
 
 def _same_object(decided: BatchInferenceJob | None, now: BatchInferenceJob | None) -> bool:

@@ -41,6 +41,7 @@ from unit.core.given import (
 )
 
 S, U = ShardState, SubmissionState
+UPLOAD = StartTask(TaskKind.UPLOAD, 0, 1)
 UPLOADED = Notes(uploads={(0, 1): "file-new"})
 SETTLE = TIMING.settle_s
 SENDING = Notes(inflight=frozenset({"submit:0:1"}))
@@ -50,6 +51,10 @@ CHANGED = Problem(Reason.PROVIDER_CHANGED, "the provider is another one", NOW)
 
 def sent(decision):
     return of_kind(decision, Submit)
+
+
+def refuse(*_):
+    raise Permanent("ProviderRefused", "this model has no batches")
 
 
 def claimed_ago(shard, seconds):
@@ -97,6 +102,58 @@ def test_what_holds_a_queued_shard_back(world, notes, members, reason) -> None:
     assert decision.run.shards[0].state is (S.CLAIMED if reason is None else S.QUEUED)
 
 
+ASKING = [
+    ({}, Notes(), {}, {0}, "it could go at once"),
+    ({"granted": ()}, Notes(), {}, {0}, "it asks before it has a place"),
+    ({}, Notes(inflight=frozenset({UPLOAD.id})), {}, {0}, "its place is in use"),
+    ({"granted": ()}, UPLOADED, {}, {0}, "it is uploaded and lacks a place"),
+    ({}, failing(UPLOAD.id), {}, set(), "the upload failed and has to wait"),
+    ({"now": after(600)}, failing(UPLOAD.id), {}, {0}, "its wait is over"),
+    (
+        {},
+        failing(UPLOAD.id, notes=Notes(inflight=frozenset({UPLOAD.id}))),
+        {},
+        {0},
+        "it is being tried again",
+    ),
+    ({"provider": CHANGED}, Notes(), {}, set(), "the provider is another one"),
+    ({"builder": job().suspended()}, Notes(), {}, set(), "suspended"),
+    ({"builder": job().cancelled()}, Notes(), {}, set(), "cancelled"),
+    ({}, Notes(), {"not_before": after(1)}, set(), "put back until later"),
+    ({"now": after(1)}, Notes(), {"not_before": after(1)}, {0}, "its time has come"),
+]
+
+
+@pytest.mark.parametrize(("world", "notes", "members", "asking", "reason"), ASKING)
+def test_only_a_shard_that_would_use_a_place_asks_for_one(
+    world, notes, members, asking, reason
+) -> None:
+    run = run_with(in_state(S.QUEUED, **members), in_state(S.SUBMITTED, 1))
+    assert decided(run, observed(**world), notes).asking == asking, reason
+
+
+def test_no_shard_of_a_run_that_cannot_go_on_asks_for_a_place() -> None:
+    lost = in_state(S.SUBMITTED, 2).with_last(duplicate=True)
+    run = run_with(in_state(S.QUEUED), in_state(S.QUEUED, 1), lost)
+    decision = decided(run)
+    assert decision.problem.reason == Reason.DUPLICATE_SUBMISSION
+    assert decision.asking == frozenset()
+
+
+def test_a_shard_that_stalls_its_run_takes_back_what_others_asked_for() -> None:
+    run = run_with(in_state(S.QUEUED), in_state(S.QUEUED, 1), in_state(S.SUBMITTED, 2))
+    notes = Notes(uploads={(1, 1): "file-new"})
+    assert decided(run, observed(make_request=refuse), notes).asking == frozenset()
+
+
+def test_a_failing_upload_does_not_keep_the_other_shards_from_asking() -> None:
+    run = run_with(in_state(S.QUEUED), in_state(S.QUEUED, 1))
+    notes = failing(UPLOAD.id, FaultKind.STALLED, Reason.STAGING_UNAVAILABLE)
+    decision = decided(run, notes=notes)
+    assert decision.problem.reason == Reason.STAGING_UNAVAILABLE
+    assert decision.asking == {1}
+
+
 def test_a_put_back_shard_wakes_us_when_it_may_go() -> None:
     run = run_with(in_state(S.QUEUED, not_before=after(17)))
     assert decided(run, notes=UPLOADED).wake_at == after(17)
@@ -125,10 +182,6 @@ def test_an_upload_of_another_ordinal_is_never_used() -> None:
     run = run_with(shard_of(0, S.QUEUED, submissions=(refused,)))
     assert not sent(decided(run, notes=UPLOADED))
     assert of_kind(decided(run, notes=UPLOADED), StartTask)[0].ordinal == 2
-
-
-def refuse(*_):
-    raise Permanent("ProviderRefused", "this model has no batches")
 
 
 def test_a_request_that_cannot_be_made_ends_a_run_of_which_nothing_was_sent() -> None:
