@@ -320,12 +320,6 @@ async def test_nothing_of_the_environment_is_used(poisoned: Callable[[], None]) 
         assert "x-amz-security-token" not in asked.headers
 
 
-async def test_a_quota_group_is_the_account() -> None:
-    with Stub(account_server) as stub:
-        async with client(stub, spec={"quotaGroup": "shared"}) as provider:
-            assert (await provider.check()).id == "group/shared"
-
-
 async def test_a_role_is_taken_before_any_call(poisoned: Callable[[], None]) -> None:
     poisoned()
     role = {"assumeRoleARN": "arn:aws:iam::444455556666:role/batch", "externalID": "ext-1"}

@@ -163,7 +163,7 @@ async def test_a_ca_bundle_is_what_the_endpoint_is_checked_against(certificate: 
         ({"openAI": {}}, "", "openai/{at}"),
         ({"openAI": {"organization": "org-1"}}, "any", "openai/{at}/org-1/-"),
         ({"openAI": {"organization": "o", "project": "p"}}, "any", "openai/{at}/o/p"),
-        ({"openAI": {"project": "p"}, "quotaGroup": "shared"}, "any", "group/shared"),
+        ({"openAI": {"project": "p"}, "quotaGroup": "shared"}, "any", "openai/{at}/-/p"),
     ],
 )
 async def test_the_account_is_what_quotas_count_against(

@@ -13,18 +13,21 @@ from batchinference.core.effects import StartTask
 from batchinference.core.outcomes import Outcome
 from batchinference.model.run import Cancel, CancelWhy, RunPhase, ShardState
 from batchinference.model.work import TaskKind
+from batchinference.ports import ObjectRef
 from batchinference.runtime.accounts import Accounts
 from batchinference.runtime.clients import Clients
 from batchinference.runtime.credentials import Credentials
 from batchinference.runtime.entry import Entry
 from batchinference.runtime.settings import RuntimeSettings
-from builders import START, limits, run_of
+from builders import START, job, limits, openai_provider, run_of
 from fakes.clock import SeededRandomness, VirtualClock
 from fakes.kube import FakeKube
 from fakes.provider import FakeFactory
 from fakes.world import World
+from runtime.house import House, play
 
 ACCOUNT = "openai/test"
+PROVIDER = ObjectRef("InferenceProvider", "ml", "openai")
 
 
 class NoMetrics:
@@ -186,3 +189,53 @@ async def test_held_shards_are_not_counted_as_queued(office: Office) -> None:
     numbers = office.accounts.numbers(ACCOUNT)
     assert (numbers.active_batches, numbers.queued_shards) == (0, 2)
     assert office.accounts.numbers("another").queued_shards == 0
+
+
+def test_a_run_whose_provider_has_changed_holds_up_nobody() -> None:
+    async def scene(house: House) -> None:
+        house.kube.edit_spec(PROVIDER, limits={"maxActiveBatches": 1})
+        await house.operator()
+        house.give(job("busy"))
+        await house.until(lambda: house.state("busy") == "Running")
+        for name in ("stuck", "stuck-too", "stuck-as-well"):
+            house.give(job(name))
+            await house.until(lambda name=name: house.state(name) == "Queued")
+        before = openai_provider()["spec"]["storage"]
+        s3 = {**before["s3"], "endpointURL": "http://127.0.0.1:8"}
+        house.kube.edit_spec(PROVIDER, storage={**before, "s3": s3})
+        stalled = {"type": "Stalled", "status": "True", "reason": "ProviderChanged"}
+        await house.until(lambda: stalled.items() <= house.condition("Stalled", "stuck").items())
+        house.give(job("new"))
+        await house.until(lambda: house.state("new") == "Succeeded")
+        assert house.state("stuck") == "Stalled"
+        house.kube.edit_spec(PROVIDER, storage=before)
+        await house.until(lambda: house.state("stuck-as-well") == "Succeeded")
+
+    play(scene)
+
+
+GROUPS = [
+    ("InferenceProvider", "ml", "shared", "group/ml/shared"),
+    ("InferenceProvider", "qa", "shared", "group/qa/shared"),
+    ("ClusterInferenceProvider", "", "shared", "group/shared"),
+    ("InferenceProvider", "qa", "", "openai"),
+]
+
+
+@pytest.mark.parametrize(("kind", "namespace", "group", "account"), GROUPS)
+def test_a_namespace_cannot_join_the_quota_group_of_another(
+    kind: str, namespace: str, group: str, account: str
+) -> None:
+    async def scene(house: House) -> None:
+        body = openai_provider(namespace=namespace, quotaGroup=group)
+        ref = ObjectRef(kind, namespace, "grouped")
+        body["kind"], body["metadata"]["name"] = kind, ref.name
+        where = namespace or "batch-inference-system"
+        house.kube.secrets[where, "openai"] = house.kube.secrets["ml", "openai"]
+        house.kube.secrets[where, "aws"] = house.kube.secrets["ml", "aws"]
+        house.kube.create(body)
+        await house.operator()
+        await house.until(lambda: house.kube.find(kind, namespace, ref.name)["status"])
+        assert house.kube.find(kind, namespace, ref.name)["status"]["account"] == account
+
+    play(scene)

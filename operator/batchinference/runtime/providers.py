@@ -156,9 +156,15 @@ class Providers:
     def _account_id(self, provider: InferenceProvider, account: str) -> str:
         """What quotas count against: the group that the object names, else the account; an
         endpoint that names no account counts against the provider object (protocol 1.5).
+
+        A group of a namespace is that namespace's own, so that no tenant can join the account of
+        another one by naming its group.
         """
         group = provider.spec.quota_group
-        return f"group/{group}" if group else account or _identity(provider)
+        if not group:
+            return account or _identity(provider)
+        scope = "" if provider.is_cluster else f"{provider.metadata.namespace}/"
+        return f"group/{scope}{group}"
 
     async def _write(self, provider: InferenceProvider, trial: Trial) -> bool:
         """Show the trial; False when it has to be tried again soon."""

@@ -110,7 +110,6 @@ class BedrockProvider:
         # A repeated create call is the core's decision, which knows what came of the first.
         self._create: BedrockClient = client("bedrock", endpoint, attempts=1)
         self._sts: Any = client("sts", sts, attempts=3)
-        self._spec = spec
         self._region = bedrock.region
         self._store = store
         self._submit_timeout_s = submit_timeout_s
@@ -127,10 +126,9 @@ class BedrockProvider:
             lambda: self._client.list_model_invocation_jobs(maxResults=1),
         )
         number = str(caller["Account"])
-        name = f"bedrock/{number}/{self._region}"
-        if self._spec.quota_group:
-            name = f"group/{self._spec.quota_group}"
-        return Account(name, {"account": number, "region": self._region})
+        return Account(
+            f"bedrock/{number}/{self._region}", {"account": number, "region": self._region}
+        )
 
     def create_request(
         self, run: Run, submission: SubmissionID, input_ref: str

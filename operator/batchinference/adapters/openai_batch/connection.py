@@ -28,13 +28,11 @@ class Connection:
 
     Attributes:
         settings: endpoint, organization, headers.
-        quota_group: providers with the same one share an account; "" = none.
         api_key: "" sends no credential.
         ca_bundle: PEM text; "" trusts the system's authorities.
     """
 
     settings: OpenAIProvider
-    quota_group: str = ""
     api_key: str = field(default="", repr=False)
     ca_bundle: str = field(default="", repr=False)
 
@@ -56,7 +54,7 @@ def connection(settings: Mapping[str, Any], secrets: Mapping[str, Mapping[str, s
     if spec.open_ai is None:
         raise Stalled(Reason.INVALID_SPEC, f"{WHERE}: must be set.")
     ca_bundle = secrets.get("caBundle", {}).get("value", "") or spec.open_ai.ca_bundle
-    found = Connection(spec.open_ai, spec.quota_group, _api_key(spec.open_ai, secrets), ca_bundle)
+    found = Connection(spec.open_ai, _api_key(spec.open_ai, secrets), ca_bundle)
     _trust(ca_bundle)
     return found
 

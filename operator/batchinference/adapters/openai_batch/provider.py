@@ -333,9 +333,7 @@ def account(connection: Connection, identity: str) -> Account:
         "project": settings.project,
     }
     server = f"{url.netloc}{url.path}".rstrip("/")
-    if connection.quota_group:
-        name = f"group/{connection.quota_group}"
-    elif settings.organization or settings.project:
+    if settings.organization or settings.project:
         name = f"openai/{server}/{settings.organization or '-'}/{settings.project or '-'}"
     else:
         name = f"openai/{server}/{identity}" if identity else f"openai/{server}"
