@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from enum import StrEnum
+from itertools import combinations
 from typing import Any
 
 from batchinference.model.codec import encode
@@ -69,8 +70,7 @@ def rests(body: Body) -> bool:
     if is_terminal(body):
         return False
     stalled = _conditions(body).get("Stalled", {})
-    for_a_person = {"ProviderChanged", "DuplicateSubmission"}
-    waits = stalled.get("status") == "True" and stalled.get("reason") in for_a_person
+    waits = stalled.get("status") == "True" and stalled.get("reason") == "ProviderChanged"
     return waits or bool(body["spec"].get("suspend"))
 
 
@@ -144,15 +144,16 @@ _NEEDS = {
     ShardState.CLAIMED: {SubmissionState.CLAIMED},
     ShardState.UNKNOWN: {SubmissionState.CLAIMED},
     ShardState.FENCING: {SubmissionState.CLAIMED},
-    ShardState.SUBMITTED: {SubmissionState.ACCEPTED},
     ShardState.ENDED: {SubmissionState.ENDED, SubmissionState.VOID, SubmissionState.REFUSED},
 }
+
+_CLOSED = {SubmissionState.ENDED, SubmissionState.VOID, SubmissionState.REFUSED}
 
 
 def journal_problems(run: Run) -> list[str]:
     """What is wrong with one journal as it stands."""
     found = [problem for shard in run.shards for problem in _shard_problems(run, shard)]
-    ids = [u.batch_id for s in run.shards for u in s.submissions if u.batch_id]
+    ids = [u.batch_id for s in run.shards for u in s.made if u.batch_id]
     if len(set(ids)) != len(ids):
         found.append(f"{run.key}: a batch id stands at two submissions")
     if [s.index for s in run.shards] != list(range(len(run.shards))):
@@ -179,17 +180,24 @@ def _shard_problems(run: Run, shard: Shard) -> list[str]:
     if any(o <= run.ordinal_floor for o in ordinals):
         found.append(f"{name}: ordinal below those of an earlier life ({run.ordinal_floor})")
     needs = _NEEDS.get(shard.state)
-    if needs is not None and (shard.last is None or shard.last.state not in needs):
+    answered = shard.state is ShardState.ENDED and any(
+        u.state is SubmissionState.ENDED for u in shard.late
+    )
+    lacks = needs is not None and (shard.last is None or shard.last.state not in needs)
+    if lacks and not answered:
         state = shard.last.state.value if shard.last else "no submission"
         found.append(f"{name}: {shard.state.value} with {state}")
-    if shard.state is ShardState.SUBMITTED and shard.last and not shard.last.batch_id:
-        found.append(f"{name}: submitted without a batch id")
+    if shard.state is ShardState.SUBMITTED and not shard.live:
+        found.append(f"{name}: submitted, and the provider has nothing of it")
+    if any(not u.batch_id for u in (*shard.live, *shard.late)):
+        found.append(f"{name}: a batch without an id")
     if shard.last and shard.last.state is SubmissionState.CLAIMED and not shard.last.request:
         found.append(f"{name}: a claim without its create request")
     earlier = [s for s in shard.submissions[:-1] if s.state is SubmissionState.CLAIMED]
     if earlier:
         found.append(f"{name}: an earlier ordinal is still open")
-    if (shard.state is ShardState.COLLECTED) != (shard.collected is not None):
+    is_collected = shard.state is ShardState.COLLECTED
+    if is_collected != (shard.collected is not None) and (is_collected or not shard.late):
         found.append(f"{name}: {shard.state.value} and collected is {shard.collected}")
     if shard.collected is not None:
         c = shard.collected
@@ -226,7 +234,7 @@ def journal_step_problems(before: Run, after: Run) -> list[str]:
 def _accepted(run: Run) -> bool:
     """Whether something was accepted for certain; an open claim may still turn out refused."""
     open_or_refused = {SubmissionState.CLAIMED, SubmissionState.REFUSED}
-    made = [u.state for s in run.shards for u in s.submissions]
+    made = [u.state for s in run.shards for u in s.made]
     return run.submitted or any(state not in open_or_refused for state in made)
 
 
@@ -238,7 +246,7 @@ def _shortened(before: Run, after: Run) -> bool:
 
 
 def _highest(run: Run) -> int:
-    ordinals = [u.ordinal for s in run.shards for u in s.submissions]
+    ordinals = [u.ordinal for s in run.shards for u in s.made]
     return max([run.ordinal_floor, *ordinals])
 
 
@@ -257,9 +265,15 @@ def _shard_step_problems(key: str, old: Shard, new: Shard) -> list[str]:
             found.append(f"{key} shard {old.index} #{was.ordinal}: the claimed request changed")
         if now.state is SubmissionState.CLAIMED and now.input_ref != was.input_ref:
             found.append(f"{key} shard {old.index} #{was.ordinal}: the claimed input changed")
-        closed = {SubmissionState.ENDED, SubmissionState.VOID, SubmissionState.REFUSED}
-        if was.state in closed and now.state is not was.state:
+        if was.state in _CLOSED and now.state is not was.state:
             found.append(f"{key} shard {old.index} #{was.ordinal}: reopened {was.state.value}")
+    known = {s.batch_id: s for s in new.late}
+    for was in old.late:
+        now = known.get(was.batch_id)
+        if now is None:
+            found.append(f"{key} shard {old.index}: forgot the late batch {was.batch_id}")
+        elif was.state in _CLOSED and now.state is not was.state:
+            found.append(f"{key} shard {old.index}: reopened the late batch {was.batch_id}")
     return found
 
 
@@ -302,18 +316,13 @@ def provider_problems(servers: Iterable[ProviderServer]) -> list[str]:
 
 def billing_problems(server: ProviderServer, now: datetime) -> list[str]:
     """Records that were in fact billed more than once."""
-    late = _late_batches(server)
+    excused = {frozenset(excuse.batch_ids) for excuse in server.excused}
     found = []
     for (tag, row), batches in server.bills(now).items():
         ids = [b.id for b in batches]
-        if len(ids) > 1 and not late.intersection(ids):
+        if not all(frozenset(pair) in excused for pair in combinations(ids, 2)):
             found.append(f"record {row} of {tag} was billed {len(ids)} times: {ids}")
     return found
-
-
-def _late_batches(server: ProviderServer) -> set[str]:
-    """Batches of a double bill that listings had hidden for too long: reported, not prevented."""
-    return {batch_id for excuse in server.excused for batch_id in excuse.batch_ids}
 
 
 def result_problems(
@@ -338,20 +347,20 @@ def result_problems(
     if rows != list(range(len(records))):
         found.append(f"{name}: results are of rows {rows}, the input has {len(records)} records")
     bills = server.bills(now)
-    late = _late_batches(server)
     for line in results:
         row = line.get("row")
         answered = line.get("error") is None
         paid = bills.get((run.tag, int(row or 0)), [])
         good = [b for b in paid if _answers(b, int(row or 0))]
+        known = [b for b in good if not server.was_hidden(b, run.completion_time)]
         if answered:
             content = _answer_text(line)
             expected = [f"answer of {b.id} to {records[int(row or 0)]}" for b in good]
             if content not in expected:
                 found.append(f"{name} row {row}: answered {content!r}, the books say {expected}")
-        elif good and not late.intersection(b.id for b in paid):
+        elif known:
             found.append(
-                f"{name} row {row}: was paid for in {[b.id for b in good]} and its answer is "
+                f"{name} row {row}: was paid for in {[b.id for b in known]} and its answer is "
                 f"missing: {line.get('error')}"
             )
     return found

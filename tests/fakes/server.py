@@ -174,6 +174,10 @@ class Excuse:
     visible_at: datetime
 
 
+NOTICED = timedelta(seconds=120)
+"""What a listing shows is known to the operator by then, unless it is down."""
+
+
 class ProviderServer:
     """One account's server.
 
@@ -322,12 +326,22 @@ class ProviderServer:
                 f"({mine.shard}/{mine.ordinal}) while {old.id} "
                 f"({theirs.shard}/{theirs.ordinal}, {old.state_at(now).value}) could bill them"
             )
-            # A batch that listings hid for longer than the settle time could not be known.
-            if old.visible_at - old.committed_at > _s(self._settle_s) and not same:
+            # A batch that listings hid for longer than the settle time could not be known, nor
+            # what followed from the last look before it was shown.
+            shown_for = now - old.visible_at
+            if self._hides(old) and shown_for <= 3 * _s(self._settle_s) and not same:
                 excuse = Excuse(problem, mine.tag, (old.id, new.id), old.visible_at)
                 self.excused.append(excuse)
             else:
                 self.violations.append(problem)
+
+    def _hides(self, batch: StoredBatch) -> bool:
+        """Whether listings show it later than a client can be expected to wait for."""
+        return batch.visible_at - batch.committed_at > _s(self._settle_s)
+
+    def was_hidden(self, batch: StoredBatch, until: datetime | None) -> bool:
+        """Whether nobody had the time to find out about it by then."""
+        return until is not None and self._hides(batch) and batch.visible_at + NOTICED > until
 
     def cancel(self, batch: StoredBatch, now: datetime) -> bool:
         """Ask for its end; False when it is over already."""

@@ -17,7 +17,7 @@ from batchinference.core.notes import Notes
 from batchinference.core.outcomes import BatchSeen
 from batchinference.model.batch import BatchState, OutcomeUnknown, RefusalKind, Refused
 from batchinference.model.run import Run, Shard, ShardState, SubmissionState
-from batchinference.runtime import accounts, effects, reconciler
+from batchinference.runtime import effects, following, reconciler
 from batchinference.runtime.sweeper import Sweeper
 from fakes.journals import FakeJournals
 from fakes.provider import FakeProvider
@@ -173,7 +173,7 @@ def forget_an_end_that_came_early(stack: ExitStack) -> None:
         if entry.notes.views.get(view.id) != view:
             self._deliver(entry.key, BatchSeen(view))
 
-    _set(stack, accounts.Accounts, "_saw", saw)
+    _set(stack, following.Following, "_saw", saw)
 
 
 MUTANTS = (

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from batchinference.model.run import CancelWhy, Run
 from fakes.journals import FakeJournals
 from fakes.kube import FakeKube
-from fakes.server import ProviderServer
+from fakes.server import NOTICED, ProviderServer
 from fakes.world import World
 from invariants import (
     agreement_problems,
@@ -21,8 +21,6 @@ from invariants import (
     provider_problems,
     rests,
 )
-
-_NOTICED = timedelta(seconds=120)
 
 
 class Watcher:
@@ -105,7 +103,7 @@ class Watcher:
         for excuse in [e for s in self._servers.values() for e in s.excused]:
             run = next((r for r in self._journals.runs() if r.tag == excuse.tag), None)
             done = run.completion_time if run else None
-            seen = done is None or excuse.visible_at + _NOTICED < done
+            seen = done is None or excuse.visible_at + NOTICED < done
             if seen and "DuplicateSubmission" not in reasons:
                 found.append(f"nobody heard of a duplicate: {excuse.problem}")
         return found

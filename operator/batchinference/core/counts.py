@@ -25,12 +25,7 @@ _SHOWN_SUBMISSIONS = 20
 
 def has_unseen_batch(run: Run, notes: Notes) -> bool:
     """Whether a batch is at the provider that this process has not looked at yet."""
-    return any(
-        shard.state is ShardState.SUBMITTED
-        and shard.last is not None
-        and shard.last.batch_id not in notes.views
-        for shard in run.shards
-    )
+    return any(live.batch_id not in notes.views for shard in run.shards for live in shard.live)
 
 
 def known(counts: RequestCounts) -> int:
@@ -54,7 +49,8 @@ def request_counts(run: Run, notes: Notes, before: RequestCounts | None = None) 
         return RequestCounts(total, found.completed, found.failed, found.expired)
     completed, failed, expired = 0, run.staged.bad if run.staged else 0, 0
     for shard in run.shards:
-        view = notes.views.get(shard.last.batch_id) if shard.last else None
+        views = [notes.views[s.batch_id] for s in shard.made if s.batch_id in notes.views]
+        view = max(views, key=lambda v: v.completed, default=None)
         if shard.collected is not None:
             completed += shard.collected.answered
             failed += shard.collected.failed + shard.collected.lost
@@ -82,7 +78,7 @@ def newest_submissions(
     """The newest submissions, newest first, with their batches' states as last seen; `before` has
     those of the batches that this process has not seen yet.
     """
-    pairs: list[tuple[Submission, Shard]] = [(u, s) for s in run.shards for u in s.submissions]
+    pairs: list[tuple[Submission, Shard]] = [(u, s) for s in run.shards for u in _shown(s)]
     newest = sorted(pairs, key=lambda p: (p[0].claimed_at, p[1].index))[-_SHOWN_SUBMISSIONS:]
     shown = {v.batch_id: v.state for v in before.submissions} if before is not None else {}
     return tuple(
@@ -94,6 +90,14 @@ def newest_submissions(
         )
         for made, shard in reversed(newest)
     )
+
+
+def _shown(shard: Shard) -> list[Submission]:
+    """One for each ordinal: a late batch takes the place of the submission that was given up."""
+    late = {s.ordinal: s for s in reversed(shard.late)}
+    own = [s if s.batch_id else late.get(s.ordinal, s) for s in shard.submissions]
+    forgotten = late.keys() - {s.ordinal for s in shard.submissions}
+    return [*own, *(late[n] for n in sorted(forgotten))]
 
 
 def _shown_submission(made: Submission, notes: Notes, shown: Mapping[str, str]) -> str:

@@ -81,13 +81,17 @@ class CancelBatch:
     """Ask the provider to end a batch."""
 
     shard: int
-    ordinal: int
     batch_id: str
 
     @property
     def id(self) -> str:
         """See the module."""
-        return f"cancel:{self.shard}:{self.ordinal}"
+        return cancelling(self.batch_id)
+
+
+def cancelling(batch_id: str) -> str:
+    """The id of the effect that cancels a batch."""
+    return f"cancel:{batch_id}"
 
 
 @dataclass(frozen=True, slots=True)

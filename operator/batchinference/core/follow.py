@@ -10,6 +10,8 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from batchinference.core.backoff import backoff_s
+from batchinference.core.effects import cancelling
+from batchinference.core.late import appeared, ended, submission_of
 from batchinference.core.notes import Notes
 from batchinference.core.outcomes import (
     BatchMissing,
@@ -48,10 +50,6 @@ from batchinference.model.work import (
 # ---------------------------------------------------------------- submitting
 
 
-_OPEN = {ShardState.CLAIMED, ShardState.UNKNOWN, ShardState.FENCING}
-"""States in which the outcome of the newest submission is not known yet."""
-
-
 def of_ordinal(run: Run, shard: int, ordinal: int) -> Shard | None:
     """The shard, when that ordinal is its newest submission."""
     found = run.shards[shard] if shard < len(run.shards) else None
@@ -68,7 +66,7 @@ def submit_answered(
     if isinstance(outcome, Accepted):
         return accepted(run, notes, key, outcome.batch, setting.now)
     shard = of_ordinal(run, *key)
-    if shard is None or shard.last is None or shard.state not in _OPEN:
+    if shard is None or shard.last is None or not shard.state.is_open:
         return run, notes  # settled meanwhile: by the poller, or by a look
     if isinstance(outcome, OutcomeUnknown) or shard.last.attempted:
         fault = TaskFault(FaultKind.RETRY, Reason.OUTCOME_UNKNOWN, outcome.message)
@@ -141,44 +139,35 @@ def _put_back(run: Run, shard: Shard, setting: Setting, wait_s: float) -> Run:
 def accepted(
     run: Run, notes: Notes, key: tuple[int, int], view: BatchView, now: datetime
 ) -> tuple[Run, Notes]:
-    """The provider has the submission: by the call's answer, or found by asking."""
-    shard = of_ordinal(run, *key)
-    stepped = step_shard(shard, ShardInput.ACCEPT) if shard and _may_hold(run, shard) else None
+    """The provider has that submission as this batch."""
+    notes = notes.with_view(view)
+    if key[0] >= len(run.shards):
+        return run, notes
+    shard = run.shards[key[0]]
+    if shard.batch(view.id) is not None:
+        return run, notes
+    current = of_ordinal(run, *key)
+    stepped = step_shard(shard, ShardInput.ACCEPT) if current and _may_hold(run, shard) else None
     if stepped is None:
-        return _duplicate(run, key, view), notes.with_view(view)
+        return appeared(run, key, view, now), notes
     changed = stepped.with_last(
         state=SubmissionState.ACCEPTED,
         batch_id=view.id,
         accepted_at=view.created_at or now,
         batch_state=view.state,
-        duplicate=False,
     )
     numbers = f"{key[0]}:{key[1]}"
     moot = (f"submit:{key[0]}", f"submit:{numbers}", f"look:{numbers}", f"fence:{numbers}")
-    return run.with_shard(changed), notes.with_view(view).without_looks(key).without_failure(*moot)
+    return run.with_shard(changed), notes.without_looks(key).without_failure(*moot)
 
 
 def _may_hold(run: Run, shard: Shard) -> bool:
     """Whether a batch of the newest ordinal is the shard's: not after a certain refusal, and of a
-    fenced ordinal only while nothing newer was claimed and the run is not finishing without it.
+    fenced ordinal only while the run is not finishing without it.
     """
     assert shard.last is not None
     fenced = shard.last.state is SubmissionState.FENCED and run.phase is RunPhase.RUNNING
-    return shard.state in _OPEN or fenced
-
-
-def _duplicate(run: Run, key: tuple[int, int], view: BatchView) -> Run:
-    """A batch that should not be: of a submission that was given up and followed by another, that
-    was refused, or that has a batch already.
-    """
-    shard = run.shards[key[0]] if key[0] < len(run.shards) else None
-    if shard is None or any(s.batch_id == view.id for s in shard.submissions):
-        return run
-    submissions = tuple(
-        replace(s, batch_id=s.batch_id or view.id, duplicate=True) if s.ordinal == key[1] else s
-        for s in shard.submissions
-    )
-    return run.with_shard(replace(shard, submissions=submissions))
+    return shard.state.is_open or fenced
 
 
 def looked_up(run: Run, notes: Notes, look: LookedUp, setting: Setting) -> tuple[Run, Notes]:
@@ -187,9 +176,14 @@ def looked_up(run: Run, notes: Notes, look: LookedUp, setting: Setting) -> tuple
     notes = notes.without_failure(f"look:{look.shard}:{look.ordinal}")
     if look.view is not None:
         run, notes = accepted(run, notes, key, look.view, setting.now)
-        return batch_seen(run, notes, look.view, setting)
-    shard = of_ordinal(run, *key)
-    if shard is None or shard.state not in _OPEN:
+        run, notes = batch_seen(run, notes, look.view, setting)
+    for view in look.others:
+        run, notes = batch_seen(run, notes, view, setting)
+    if look.view is not None or key[0] >= len(run.shards):
+        return run, notes
+    shard = run.shards[key[0]]
+    open_now = shard.state.is_open and of_ordinal(run, *key) is not None
+    if not open_now and all(s.ordinal != key[1] for s in shard.missing):
         return run, notes
     return run, notes.with_absence(key, setting.now, readable=look.readable, complete=look.complete)
 
@@ -217,26 +211,27 @@ def cancel_answered(
     """The provider took the cancel call, or the batch was over, or it denies the batch: then
     nothing is known, and it is asked again (protocol 6.4).
     """
-    effect_id = f"cancel:{outcome.shard}:{outcome.ordinal}"
-    shard = of_ordinal(run, outcome.shard, outcome.ordinal)
-    if shard is None or shard.last is None or shard.last.cancel_accepted_at is not None:
+    effect_id = cancelling(outcome.batch_id)
+    shard = run.shards[outcome.shard] if outcome.shard < len(run.shards) else None
+    asked = shard.batch(outcome.batch_id) if shard is not None else None
+    if shard is None or asked is None or asked.cancel_accepted_at is not None:
         return run, notes.without_failure(effect_id)
     if outcome.outcome is CancelOutcome.NOT_FOUND:
-        fault = _denied(shard.last.batch_id)
+        fault = _denied(outcome.batch_id)
         noted = notes.with_failure(effect_id, fault, setting.now, setting.timing, setting.jitter)
         return run, noted
-    asked = shard.with_last(cancel_accepted_at=setting.now)
-    return run.with_shard(asked), notes.without_failure(effect_id)
+    changed = shard.with_batch(outcome.batch_id, cancel_accepted_at=setting.now)
+    return run.with_shard(changed), notes.without_failure(effect_id)
 
 
 def batch_seen(run: Run, notes: Notes, view: BatchView, setting: Setting) -> tuple[Run, Notes]:
-    """The poller saw a batch: ours, one that was lost, a duplicate, or foreign."""
-    named = view.submission
+    """The poller saw a batch: ours, one that was lost, a late one, or foreign."""
     shard = _following(run, view)
     if shard is None:
-        if named is None or named.tag != run.tag or named.shard >= len(run.shards):
+        key = submission_of(run, view)
+        if key is None:
             return run, notes
-        run, notes = accepted(run, notes, (named.shard, named.ordinal), view, setting.now)
+        run, notes = accepted(run, notes, key, view, setting.now)
         shard = _following(run, view)
         if shard is None:
             return run, notes
@@ -246,8 +241,7 @@ def batch_seen(run: Run, notes: Notes, view: BatchView, setting: Setting) -> tup
     notes = notes.without_failure(following(view.id))
     if not view.state.is_over:
         return run, notes
-    cancelling = f"cancel:{shard.index}:{shard.submissions[-1].ordinal}"
-    return run.with_shard(_ended(shard, view, setting)), notes.without_failure(cancelling)
+    return run.with_shard(_ended(shard, view, setting)), notes.without_failure(cancelling(view.id))
 
 
 def _lacks_files(view: BatchView) -> bool:
@@ -273,9 +267,8 @@ def _files_missing(notes: Notes, view: BatchView, setting: Setting) -> Notes:
 
 
 def _following(run: Run, view: BatchView) -> Shard | None:
-    """The shard that is at the provider as that batch."""
-    live = (s for s in run.shards if s.state is ShardState.SUBMITTED)
-    return next((s for s in live if s.last and s.last.batch_id == view.id), None)
+    """The shard for which that batch is at the provider."""
+    return next((s for s in run.shards if any(b.batch_id == view.id for b in s.live)), None)
 
 
 def following(batch_id: str) -> str:
@@ -300,29 +293,37 @@ def _denied(batch_id: str) -> TaskFault:
 
 
 def _ended(shard: Shard, view: BatchView, setting: Setting) -> Shard:
-    ended = shard.with_last(
-        state=SubmissionState.ENDED,
+    """One of the shard's batches is over."""
+    failure = view.failure
+    failed = view.state is BatchState.FAILED and not view.completed
+    is_void = failure is not None and failure.nothing_processed and failed
+    closed = shard.with_batch(
+        view.id,
+        state=SubmissionState.VOID if is_void else SubmissionState.ENDED,
         ended_at=view.ended_at or setting.now,
         batch_state=view.state,
         files=view.files,
-        failure=view.failure,
+        failure=failure,
+        **({"request": {}} if is_void else {}),
     )
-    failure = view.failure
-    failed = view.state is BatchState.FAILED and not view.completed
-    if failure is None or not failure.nothing_processed or not failed:
-        return step_shard(ended, ShardInput.OVER) or shard
-    void = ended.with_last(state=SubmissionState.VOID, request={})
+    is_newest = closed.last is not None and closed.last.batch_id == view.id
+    if failure is not None and is_void and is_newest:
+        closed = _tried_in_vain(closed, failure, setting)
+    return ended(closed)
+
+
+def _tried_in_vain(shard: Shard, failure: BatchFailure, setting: Setting) -> Shard:
+    """The newest submission was void: whether, and when, the shard goes again."""
     attempts = setting.spec.retry_policy.max_attempts
     fenced = shard.last is not None and shard.last.fenced_at is not None  # we took its input away
     passing = failure.transient or fenced
     if not failure.quota and not (passing and shard.attempt < attempts):
-        return step_shard(void, ShardInput.OVER) or shard
-    voids = sum(s.state is SubmissionState.VOID for s in void.submissions)
+        return shard
+    voids = sum(s.state is SubmissionState.VOID for s in shard.submissions)
     timing = setting.timing
     wait = backoff_s(voids, timing.quota_first_s, timing.quota_most_s, setting.jitter)
-    back = step_shard(void, ShardInput.VOID) or shard
     return replace(
-        back,
+        shard,
         not_before=setting.now + timedelta(seconds=wait),
         attempt=shard.attempt if failure.quota else shard.attempt + 1,
     )

@@ -59,6 +59,7 @@ class Notes:
         looks: absences, since the submission came into its present state.
         views: live batches as last seen, by batch id.
         progress: what running tasks said, by effect id.
+        told: late batches of which an Event was recorded.
     """
 
     inflight: frozenset[str] = frozenset()
@@ -67,6 +68,7 @@ class Notes:
     looks: Mapping[SubmissionKey, Look] = field(default_factory=dict)
     views: Mapping[str, BatchView] = field(default_factory=dict)
     progress: Mapping[str, Progress] = field(default_factory=dict)
+    told: frozenset[str] = frozenset()
 
     def with_upload(self, key: SubmissionKey, input_ref: str) -> Notes:
         """An upload that waits for its claim."""

@@ -53,6 +53,7 @@ class LookedUp:
 
     Attributes:
         readable: whether the same client can still read the claimed input.
+        others: further batches that say that they are this submission.
         complete: the listing was followed to its end, and the provider's listings show everything;
             otherwise not having seen it proves nothing.
     """
@@ -62,6 +63,7 @@ class LookedUp:
     view: BatchView | None
     readable: bool = True
     complete: bool = True
+    others: tuple[BatchView, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +79,7 @@ class CancelAnswered:
     """A cancel call was answered."""
 
     shard: int
-    ordinal: int
+    batch_id: str
     outcome: CancelOutcome
 
 

@@ -16,6 +16,7 @@ from batchinference.model.run import (
     Shard,
     ShardState,
     Staged,
+    SubmissionState,
     Verdict,
 )
 from batchinference.model.status import Reason
@@ -105,17 +106,18 @@ def was_cancelled_by_us(shard: Shard) -> bool:
     """Whether our own cancel ended its batch: that is not an attempt (protocol 6.3). A batch that
     expired or completed before the cancel reached it was one.
     """
-    last = shard.last
-    return (
-        last is not None
-        and last.cancel_accepted_at is not None
-        and last.batch_state is BatchState.CANCELLED
+    batches = [s for s in shard.made if s.state is SubmissionState.ENDED]
+    return bool(batches) and all(
+        s.cancel_accepted_at is not None and s.batch_state is BatchState.CANCELLED for s in batches
     )
 
 
 def has_unanswered(run: Run, max_attempts: int) -> bool:
     """Whether records lack an answer that a run that goes on could still get."""
-    return any(s.state is ShardState.DROPPED or may_go_again(s, max_attempts) for s in run.shards)
+    return any(
+        (s.state is ShardState.DROPPED and not s.pooled) or may_go_again(s, max_attempts)
+        for s in run.shards
+    )
 
 
 def final_verdict(run: Run, spec: JobSpec, results: Results) -> Verdict:

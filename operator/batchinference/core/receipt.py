@@ -24,7 +24,7 @@ _HERE = "./"
 
 def receipt(run: Run) -> Run:
     """The run without what only a live run needs."""
-    ordinals = [s.last.ordinal for s in run.shards if s.last]
+    ordinals = [made.ordinal for shard in run.shards for made in shard.made]
     made = replace(
         run,
         submitted=run.was_submitted,

@@ -12,11 +12,13 @@ from batchinference.core.draft import Draft
 from batchinference.core.effects import DeleteInput, LookUp, StartTask, Submit
 from batchinference.core.follow import following, lose
 from batchinference.core.keys import next_ordinal, submission_id
+from batchinference.core.late import with_late
 from batchinference.core.notes import Look
 from batchinference.core.policy import reject
 from batchinference.core.transitions import ShardInput, step_shard
 from batchinference.errors import Permanent
 from batchinference.model.run import (
+    Run,
     RunPhase,
     Shard,
     ShardState,
@@ -31,7 +33,6 @@ def submit_shards(draft: Draft) -> bool:
     """Get every shard to the provider, at most once at a time."""
     if draft.run.phase is not RunPhase.RUNNING:
         return False
-    _report_duplicates(draft)
     numbers = range(len(draft.run.shards))
     for index in numbers:
         shard = draft.run.shards[index]
@@ -41,8 +42,7 @@ def submit_shards(draft: Draft) -> bool:
             shard = _unknown(draft, shard)
         if shard.state is ShardState.FENCING:
             shard = _fencing(draft, shard)
-        if shard.state is ShardState.SUBMITTED:
-            _submitted(draft, shard)
+        _submitted(draft, shard)
     # Only now is it known whether any shard stalls the run, which holds back all that are queued.
     for index in numbers:
         shard = draft.run.shards[index]
@@ -51,19 +51,6 @@ def submit_shards(draft: Draft) -> bool:
         if draft.run.phase is not RunPhase.RUNNING:
             return True
     return False
-
-
-def _report_duplicates(draft: Draft) -> None:
-    """A batch that appeared after its ordinal was given up: say so and submit nothing more."""
-    for shard in draft.run.shards:
-        for submission in shard.submissions:
-            if submission.duplicate and not shard.state.is_settled:
-                draft.stall(
-                    Reason.DUPLICATE_SUBMISSION,
-                    f"Batch {submission.batch_id} of shard {shard.index}, ordinal "
-                    f"{submission.ordinal}, appeared after it had been given up: the shard may be "
-                    "billed twice. Nothing more is submitted until it is collected",
-                )
 
 
 def _claimed(draft: Draft, shard: Shard) -> Shard:
@@ -135,12 +122,12 @@ def _is_conclusive(draft: Draft, look: Look) -> bool:
 
 def _inconclusive(draft: Draft, shard: Shard, ask: LookUp, look: Look) -> None:
     """Say so, and go on asking: the listing may have an end another time."""
-    assert shard.last is not None
+    asked = next(s for s in shard.submissions if s.ordinal == ask.ordinal)
     draft.stall(
         Reason.OUTCOME_UNKNOWN,
         f"The answer to the create call of shard {shard.index}, ordinal {ask.ordinal}, was lost, "
         "and this provider's listings can't tell whether it was accepted: they are not complete",
-        shard.last.claimed_at,
+        asked.claimed_at,
     )
     again = look.newest + timedelta(seconds=draft.timing.reference_retry_s)
     _look_again(draft, ask, again)
@@ -180,16 +167,17 @@ def _fencing(draft: Draft, shard: Shard) -> Shard:
     given_up = step_shard(shard, ShardInput.GIVE_UP) or shard
     if draft.run.cancel is not None:
         given_up = step_shard(given_up, ShardInput.DROP) or given_up
-    given_up = given_up.with_last(state=SubmissionState.FENCED, request={})
+    given_up = with_late(given_up.with_last(state=SubmissionState.FENCED, request={}))
     draft.run = draft.run.with_shard(given_up)
     return given_up
 
 
 def _submitted(draft: Draft, shard: Shard) -> None:
     """At the provider: say so when the provider denies it; nothing else follows from that."""
-    failure = draft.notes.failures.get(following(shard.last.batch_id)) if shard.last else None
-    if failure is not None and failure.count > 1:
-        draft.stall(failure.fault.reason, failure.fault.message, failure.since)
+    for live in shard.live:
+        failure = draft.notes.failures.get(following(live.batch_id))
+        if failure is not None and failure.count > 1:
+            draft.stall(failure.fault.reason, failure.fault.message, failure.since)
 
 
 def _look_again(draft: Draft, ask: LookUp, at: datetime) -> None:
@@ -197,6 +185,32 @@ def _look_again(draft: Draft, ask: LookUp, at: datetime) -> None:
         draft.want(ask)
     else:
         draft.wake(at)
+
+
+def _still_missing(draft: Draft, shard: Shard) -> bool:
+    """Whether a listing that is not older than the settle time still shows no ordinal that was
+    given up and had the same records: time may have passed since, and another process.
+    """
+    oldest = draft.observed.now - timedelta(seconds=draft.timing.settle_s)
+    for before in _forebears(draft.run, shard):
+        for gone in before.missing:
+            ask = LookUp(before.index, gone.ordinal, gone.input_ref, fenced=True)
+            look = draft.notes.looks.get((before.index, gone.ordinal))
+            if look is not None and not _is_conclusive(draft, look):
+                _inconclusive(draft, before, ask, look)
+                return False
+            if look is None or look.newest < oldest:
+                draft.want(ask)
+                return False
+    return True
+
+
+def _forebears(run: Run, shard: Shard) -> list[Shard]:
+    """The shard, and those from which its records were pooled."""
+    found = [shard]
+    for one in found:
+        found += [run.shards[n] for n in one.sources if run.shards[n] not in found]
+    return found
 
 
 def _queued(draft: Draft, shard: Shard) -> None:
@@ -218,7 +232,7 @@ def _queued(draft: Draft, shard: Shard) -> None:
     if input_ref is None and not draft.may_start(upload):
         return
     draft.asking.add(shard.index)
-    if shard.index not in draft.observed.granted:
+    if shard.index not in draft.observed.granted or not _still_missing(draft, shard):
         return
     if input_ref is None:
         draft.want(upload)

@@ -24,13 +24,14 @@ class ShardInput(StrEnum):
     QUEUE = "Queue"  # the run is staged and within tolerance and budget
     CLAIM = "Claim"  # the journal says: a create call follows
     ACCEPT = "Accept"  # the provider has it: the call's answer, or found by asking
+    APPEAR = "Appear"  # a late batch: of an ordinal that was given up, or one too many
     PUT_BACK = "PutBack"  # certainly not accepted, and may be tried again
     REFUSE = "Refuse"  # certainly not accepted, and never will be
     LOSE = "Lose"  # the call's answer is lost
     FENCE = "Fence"  # absent over two listings a settle time apart
     GIVE_UP = "GiveUp"  # still absent a settle time after its input was deleted
-    OVER = "Over"  # the batch ended
-    VOID = "Void"  # the batch failed with nothing processed, and may be tried again
+    OVER = "Over"  # its batch ended, and every late one
+    VOID = "Void"  # what it had failed with nothing processed, and may be tried again
     COLLECT = "Collect"  # every record of it is accounted for
     DROP = "Drop"  # the run is being cancelled before this was submitted
     RESUME = "Resume"  # the run came back from parking
@@ -65,6 +66,10 @@ SHARD: Mapping[tuple[ShardState, ShardInput], ShardState] = {
     (S.UNKNOWN, ShardInput.FENCE): S.FENCING,
     (S.FENCING, ShardInput.ACCEPT): S.SUBMITTED,
     (S.FENCING, ShardInput.GIVE_UP): S.QUEUED,
+    (S.QUEUED, ShardInput.APPEAR): S.SUBMITTED,
+    (S.ENDED, ShardInput.APPEAR): S.SUBMITTED,
+    (S.COLLECTED, ShardInput.APPEAR): S.SUBMITTED,
+    (S.DROPPED, ShardInput.APPEAR): S.SUBMITTED,
     (S.SUBMITTED, ShardInput.OVER): S.ENDED,
     (S.SUBMITTED, ShardInput.VOID): S.QUEUED,
     (S.ENDED, ShardInput.COLLECT): S.COLLECTED,
@@ -77,6 +82,7 @@ SHARD_IGNORED: Mapping[ShardInput, str] = {
     ShardInput.QUEUE: "it asks for a place already, or is past asking",
     ShardInput.CLAIM: "only a queued shard is claimed; a lost race",
     ShardInput.ACCEPT: "known already, or the news is of an ordinal that is settled",
+    ShardInput.APPEAR: "what the provider has, or may have, goes on beside it",
     ShardInput.PUT_BACK: "after an unanswered attempt a refusal proves nothing; or it is settled",
     ShardInput.REFUSE: "after an unanswered attempt a refusal proves nothing; or it is settled",
     ShardInput.LOSE: "only an open create call can lose its answer",

@@ -326,7 +326,7 @@ def _accepted(run: Run) -> bool:
     return any(
         s.state in {SubmissionState.ACCEPTED, SubmissionState.VOID, SubmissionState.ENDED}
         for shard in run.shards
-        for s in shard.submissions
+        for s in shard.made
     )
 
 

@@ -58,12 +58,18 @@ class ShardState(StrEnum):
         return self in _LIVE
 
     @property
+    def is_open(self) -> bool:
+        """Whether it is not known if the provider has its newest submission."""
+        return self in _OPEN
+
+    @property
     def is_settled(self) -> bool:
         """Whether nothing more happens to it."""
         return self in {ShardState.COLLECTED, ShardState.DROPPED}
 
 
-_LIVE = {ShardState.CLAIMED, ShardState.UNKNOWN, ShardState.FENCING, ShardState.SUBMITTED}
+_OPEN = {ShardState.CLAIMED, ShardState.UNKNOWN, ShardState.FENCING}
+_LIVE = {*_OPEN, ShardState.SUBMITTED}
 
 
 class SubmissionState(StrEnum):
@@ -73,7 +79,7 @@ class SubmissionState(StrEnum):
     ACCEPTED = "Accepted"
     REFUSED = "Refused"
     VOID = "Void"  # accepted, then failed with nothing processed: billed nothing
-    FENCED = "Fenced"  # given up after fencing; a batch that appears later is a duplicate
+    FENCED = "Fenced"  # given up after fencing; a batch of it that appears later is a late one
     ENDED = "Ended"
 
 
@@ -87,6 +93,7 @@ class Submission:
         submit_by: when the create call must be over.
         attempted: an earlier create call of this ordinal went unanswered, so that a refusal no
             longer proves anything.
+        collected: of a late batch: its answers are among the shard's.
     """
 
     ordinal: int
@@ -104,7 +111,7 @@ class Submission:
     failure: BatchFailure | None = None
     fenced_at: datetime | None = None
     cancel_accepted_at: datetime | None = None
-    duplicate: bool = False
+    collected: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +146,11 @@ class Shard:
         rows: how many; which ones is in the shard's index in staging, it need not be a range.
         attempt: how often its records went to the provider, this time included; a put-back for
             quota is not an attempt.
+        submissions: by ordinal; all but the newest are settled.
+        late: batches of this shard that came to light when nobody reckoned with them any more:
+            of an ordinal that was given up, or a second one of the same ordinal.
+        sources: of a shard of pooled records: where they come from.
+        collected: also while the shard goes on with a late batch: what it had before.
         pooled: its unbilled records went on into a later shard.
         not_before: a refused shard waits until then.
     """
@@ -153,6 +165,8 @@ class Shard:
     sha256: str
     attempt: int = 1
     submissions: tuple[Submission, ...] = ()
+    late: tuple[Submission, ...] = ()
+    sources: tuple[int, ...] = ()
     collected: Collected | None = None
     pooled: bool = False
     not_before: datetime | None = None
@@ -168,9 +182,41 @@ class Shard:
         return replace(self, submissions=(*self.submissions[:-1], changed))
 
     @property
+    def made(self) -> tuple[Submission, ...]:
+        """All submissions, late batches included."""
+        return (*self.submissions, *self.late)
+
+    @property
+    def live(self) -> tuple[Submission, ...]:
+        """Those whose batch the provider works on, as far as is known."""
+        return tuple(s for s in self.made if s.state is SubmissionState.ACCEPTED)
+
+    def batch(self, batch_id: str) -> Submission | None:
+        """The submission that has this batch."""
+        return next((s for s in self.made if s.batch_id == batch_id), None)
+
+    def with_batch(self, batch_id: str, **changes: Any) -> Shard:
+        """The shard with the submission that has this batch changed."""
+
+        def changed(made: tuple[Submission, ...]) -> tuple[Submission, ...]:
+            return tuple(replace(s, **changes) if s.batch_id == batch_id else s for s in made)
+
+        return replace(self, submissions=changed(self.submissions), late=changed(self.late))
+
+    @property
+    def missing(self) -> tuple[Submission, ...]:
+        """Given up, and no batch of them has appeared so far."""
+        appeared = {s.ordinal for s in self.late}
+        return tuple(
+            s
+            for s in self.submissions
+            if s.state is SubmissionState.FENCED and s.ordinal not in appeared
+        )
+
+    @property
     def was_accepted(self) -> bool:
         """Whether any submission was accepted or might have been."""
-        return any(s.state not in _NOT_ACCEPTED for s in self.submissions)
+        return any(s.state not in _NOT_ACCEPTED for s in self.made)
 
 
 _NOT_ACCEPTED = {SubmissionState.REFUSED}
@@ -389,7 +435,7 @@ class Run:
 
     def was_submitted_besides(self, shard: Shard) -> bool:
         """Whether any other shard, or an earlier ordinal of this one, was accepted."""
-        earlier = replace(shard, submissions=shard.submissions[:-1])
+        earlier = replace(shard, submissions=(*shard.submissions[:-1], *shard.late))
         return earlier.was_accepted or any(
             s.was_accepted for s in self.shards if s.index != shard.index
         )

@@ -131,9 +131,13 @@ class Uploaded:
 
 @dataclass(frozen=True, slots=True)
 class ShardCollected:
-    """Every record of the shard has a canonical result in staging, or is listed as unbilled."""
+    """Every record of the shard has a canonical result in staging, or is listed as unbilled.
+
+    `late`: how many late batches were known when this was begun.
+    """
 
     collected: Collected
+    late: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,7 @@
-"""One actor per account: who gets a place, and what became of the batches.
+"""One actor per account: who gets a place, and when it is asked what became of the batches.
 
-Polling is list-based: pages newest first down to the oldest live batch, so that calls grow with
-pages and not with jobs; a batch that a listing does not show is fetched by id before anything is
-believed. Places are given by `core.admission` from everybody's demand.
+How it is asked is in `runtime.following`. Places are given by `core.admission` from everybody's
+demand.
 """
 
 from __future__ import annotations
@@ -11,48 +10,34 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from batchinference.clock import Clock, Randomness
 from batchinference.core.admission import Demand, admit
 from batchinference.core.backoff import backoff_s
 from batchinference.core.effects import StartTask
 from batchinference.core.keys import next_ordinal
-from batchinference.core.outcomes import BatchMissing, BatchSeen, Outcome
-from batchinference.errors import Fault, Retry
-from batchinference.model.batch import BatchView
+from batchinference.errors import Fault
 from batchinference.model.run import (
     Run,
     RunPhase,
     Shard,
     ShardState,
-    Submission,
-    SubmissionState,
 )
-from batchinference.model.status import Reason
 from batchinference.model.work import TaskKind
 from batchinference.ports import Metrics
-from batchinference.runtime.clients import Clients, Connected
+from batchinference.runtime.clients import Clients
 from batchinference.runtime.entry import Entry
-from batchinference.runtime.listing import ListingCut, listing
+from batchinference.runtime.following import (
+    Deliver,
+    Following,
+    live_batches,
+    missing_batches,
+)
 from batchinference.runtime.providers import Numbers
 from batchinference.runtime.settings import RuntimeSettings
 
 logger = logging.getLogger(__name__)
-
-_MARGIN = timedelta(minutes=10)
-"""How far a provider's clock may be off ours."""
-
-Deliver = Callable[[str, Outcome], None]
-"""Hand an outcome to a run and have it looked at."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Live:
-    """A batch that is followed."""
-
-    entry: Entry
-    submission: Submission
 
 
 @dataclass(slots=True)
@@ -119,8 +104,7 @@ class Accounts:
         metrics: Metrics,
     ) -> None:
         self._entries = entries
-        self._clients = clients
-        self._deliver = deliver
+        self._following = Following(entries, clients, deliver, settings)
         self._look = look
         self._clock = clock
         self._randomness = randomness
@@ -211,12 +195,13 @@ class Accounts:
 
     async def _poll(self, account: Account) -> None:
         while True:
-            live = self._live(account)
+            entries = list(self._of(account.id))
+            live = sum(len(live_batches(entry)) for entry in entries)
             wait = self._settings.poll_s
-            self._metrics.gauge("live_batches", len(live), account=account.id)
-            if live:
+            self._metrics.gauge("live_batches", live, account=account.id)
+            if live or any(missing_batches(entry) for entry in entries):
                 try:
-                    await self._poll_once(live)
+                    await self._following.ask(entries)
                     account.failures = 0
                     polled_at = self._clock.now().timestamp()
                     self._metrics.gauge(
@@ -243,84 +228,6 @@ class Accounts:
         most = self._settings.retry_most_s
         return max(wait, backoff_s(account.failures, wait, most, self._randomness.random()))
 
-    def _live(self, account: Account) -> list[_Live]:
-        found = []
-        for entry in self._of(account.id):
-            assert entry.run is not None
-            for shard in entry.run.shards:
-                last = shard.last
-                if shard.state is ShardState.SUBMITTED and last is not None:
-                    found.append(_Live(entry, last))
-        return found
-
-    async def _poll_once(self, live: list[_Live]) -> None:
-        groups: dict[str, tuple[Connected, list[_Live]]] = {}
-        for one in live:
-            assert one.entry.run is not None
-            try:
-                connected = await self._clients.of_run(one.entry.run.provider)
-            except Fault as fault:
-                logger.warning("Run %s can't be followed: %s", one.entry.key, fault.message)
-                continue
-            groups.setdefault(connected.key, (connected, []))[1].append(one)
-        failed: Fault | None = None
-        for connected, group in groups.values():
-            try:
-                await self._poll_group(connected, group)
-            except TimeoutError:
-                text = f"No answer within {self._settings.call_timeout_s:g} s"
-                failed = Retry(Reason.PROVIDER_UNAVAILABLE, text)
-            except Fault as fault:
-                # The others of the account may have credentials that work.
-                failed = fault
-                pin = group[0].entry.run.provider if group[0].entry.run else None
-                if fault.reason == Reason.CREDENTIALS_REJECTED and pin is not None:
-                    self._clients.reject(pin.secrets_namespace, pin.settings)
-        if failed is not None:
-            raise failed
-
-    async def _poll_group(self, connected: Connected, group: list[_Live]) -> None:
-        wanted = {one.submission.batch_id: one.entry for one in group}
-        seen: set[str] = set()
-        if len(group) > self._settings.poll_gets or any(_has_fenced(o.entry) for o in group):
-            # Our own clock: what a provider says of a batch's age may be anything.
-            oldest = min(o.submission.claimed_at for o in group)
-            timeout = self._settings.call_timeout_s
-            try:
-                async for view in listing(connected.client, oldest - _MARGIN, timeout):
-                    entry = wanted.get(view.id) or self._named(view)
-                    if entry is not None:
-                        self._saw(entry, view, is_live=view.id in wanted)
-                        seen.add(view.id)
-            except ListingCut as cut:
-                logger.warning("Account %s: %s", group[0].entry.key[:12], cut.message)
-        for batch_id, entry in wanted.items():
-            if batch_id in seen:
-                continue
-            async with asyncio.timeout(self._settings.call_timeout_s):
-                found = await connected.client.get(batch_id)
-            if found is None:
-                self._deliver(entry.key, BatchMissing(batch_id))
-            else:
-                self._saw(entry, found, is_live=True)
-
-    def _named(self, view: BatchView) -> Entry | None:
-        """The run of a batch that carries one of our tags."""
-        if view.submission is None:
-            return None
-        tag = view.submission.tag
-        return next((e for e in self._entries.values() if e.run and e.run.tag == tag), None)
-
-    def _saw(self, entry: Entry, view: BatchView, *, is_live: bool) -> None:
-        """Tell the run, if it does not know that already.
-
-        An end is told again as long as the journal has the batch as live: what was seen of it may
-        have come before the journal knew the batch.
-        """
-        is_news = is_live and view.state.is_over
-        if is_news or entry.notes.views.get(view.id) != view:
-            self._deliver(entry.key, BatchSeen(view))
-
 
 def _demand(entry: Entry, run: Run, shard: Shard) -> Demand:
     return Demand(
@@ -332,12 +239,4 @@ def _demand(entry: Entry, run: Run, shard: Shard) -> Demand:
         priority=entry.spec.priority if entry.spec else 0,
         since=run.created_at,
         limits=run.limits,
-    )
-
-
-def _has_fenced(entry: Entry) -> bool:
-    """Whether later listings must go on matching given-up ordinals (protocol 5.4)."""
-    assert entry.run is not None
-    return any(
-        s.state is SubmissionState.FENCED for shard in entry.run.shards for s in shard.submissions
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from batchinference.clock import Clock
@@ -58,13 +58,12 @@ from batchinference.runtime.accounts import Accounts
 from batchinference.runtime.census import provider_kind
 from batchinference.runtime.clients import Clients, Connected, no_answer
 from batchinference.runtime.entry import Entry
+from batchinference.runtime.following import MARGIN, age
 from batchinference.runtime.listing import ListingCut, listing
 from batchinference.runtime.settings import RuntimeSettings
 from batchinference.runtime.store import JOB_KIND, Store
 
 logger = logging.getLogger(__name__)
-
-_MARGIN = timedelta(minutes=10)
 
 Done = Callable[[Entry, str, Outcome | None], None]
 """An effect is over: the entry, the effect's id, what came of it."""
@@ -183,7 +182,7 @@ class Effects:
             assert isinstance(effect, CancelBatch)
             cancelled = await connected.client.cancel(effect.batch_id)
         self._accounts.poll_now(run.provider.account)
-        return CancelAnswered(effect.shard, effect.ordinal, cancelled)
+        return CancelAnswered(effect.shard, effect.batch_id, cancelled)
 
     # ---------------------------------------------------------------- the object
 
@@ -308,17 +307,22 @@ class Effects:
     async def _look_up(self, run: Run, effect: LookUp, connected: Connected) -> Outcome:
         shard = run.shards[effect.shard]
         claimed = [s.claimed_at for s in shard.submissions if s.ordinal == effect.ordinal]
-        since: datetime = min(claimed, default=run.created_at) - _MARGIN
-        complete = True
+        since: datetime = min(claimed, default=run.created_at) - MARGIN
+        complete, found = True, []
         try:
             timeout = self._settings.call_timeout_s
             async for view in listing(connected.client, since, timeout):
                 if _is_that(view, run, effect):
-                    self._metrics.count("duplicate_submissions_prevented_total", layer="lookup")
-                    return LookedUp(effect.shard, effect.ordinal, view)
-        except ListingCut as cut:
-            logger.warning("Run %s, shard %s: %s", run.key[:12], effect.shard, cut.message)
+                    found.append(view)  # noqa: PERF401 - what was seen before a break counts
+        except (Fault, TimeoutError) as broken:
+            if not found and not isinstance(broken, ListingCut):
+                raise
+            logger.warning("Run %s, shard %s: %s", run.key[:12], effect.shard, broken)
             complete = False
+        if found:
+            self._metrics.count("duplicate_submissions_prevented_total", layer="lookup")
+            oldest, *others = sorted(found, key=age)
+            return LookedUp(effect.shard, effect.ordinal, oldest, others=tuple(others))
         readable = True
         if not effect.fenced:
             async with asyncio.timeout(self._settings.call_timeout_s):

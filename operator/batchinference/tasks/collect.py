@@ -1,5 +1,8 @@
 """COLLECT: bring one ended shard's answers into staging, in row order, each record accounted for.
 
+Usually a shard has one batch. Where late ones came to light (`core.late`), the oldest has the first
+word on each record, and a better answer of another replaces a worse one.
+
 Classes follow protocol 6 to the letter: unbilled is only what a line says is unbilled, or what is
 absent from completely read files of a batch that may leave records unprocessed. Everything else
 that has no answer is `AnswerLost`, and is never sent again.
@@ -24,10 +27,11 @@ from batchinference.records import codes
 from batchinference.records.index import Rows, pack_rows
 from batchinference.records.lines import plain_lines
 from batchinference.records.result import answer_tail, error_tail
-from batchinference.records.tails import ANSWERED, FAILED, LOST, tail_line
+from batchinference.records.tails import ANSWERED, FAILED, LOST, tail_line, tail_of
 from batchinference.records.wire import row_of
 from batchinference.tasks import spool
-from batchinference.tasks.layout import layout
+from batchinference.tasks.layout import Layout, layout
+from batchinference.tasks.merge import unbilled_rows
 from batchinference.tasks.workbench import ProgressReports, Report, Workbench
 
 _ABSENT, _UNBILLED, _LOST, _FAILED, _ANSWERED = range(5)
@@ -35,6 +39,7 @@ _ABSENT, _UNBILLED, _LOST, _FAILED, _ANSWERED = range(5)
 an equal one is a duplicate and is ignored."""
 
 _KINDS = {_LOST: LOST, _FAILED: FAILED, _ANSWERED: ANSWERED}
+_STATES = {kind: state for state, kind in _KINDS.items()}
 
 _UNBILLED_CODES = {
     BatchState.EXPIRED: codes.BATCH_EXPIRED,
@@ -47,7 +52,7 @@ _PROGRESS_MASK = 0xFF  # look at the clock every 256 lines
 
 
 def collect(run: Run, shard: Shard, bench: Workbench, report: Report) -> ShardCollected:
-    """Collect the newest submission of the shard.
+    """Collect every batch of the shard that was not collected before.
 
     Raises:
         Permanent: there is nothing to collect.
@@ -60,10 +65,14 @@ def collect(run: Run, shard: Shard, bench: Workbench, report: Report) -> ShardCo
     rows = Rows(bench.staging.read(spool.staged(bench.staging, where.index(shard.index))))
     with spool.folder(bench.spool, run) as folder, (folder / "answers").open("w+b") as file:
         join = _Join(rows, file)
-        if _is_refused(submission):
-            _refuse(join, submission)
-        else:
-            _read(join, submission, bench, report)
+        if shard.collected is not None:
+            _take_over(join, shard, bench, where)
+        for batch in _batches(shard):
+            join.begin_batch()
+            if _is_refused(batch):
+                _refuse(join, batch)
+            else:
+                _read(join, batch, bench, report)
         lines = join.in_row_order()
         writer = bench.staging.writer(where.answers(shard.index))
         try:
@@ -74,7 +83,42 @@ def collect(run: Run, shard: Shard, bench: Workbench, report: Report) -> ShardCo
             writer.abort()
             raise
         bench.staging.put(where.unbilled(shard.index), pack_rows(join.unbilled_rows()))
-        return ShardCollected(join.collected(submission))
+        return ShardCollected(join.collected(_code(shard)), late=len(shard.late))
+
+
+def _batches(shard: Shard) -> list[Submission]:
+    """What is to be read, the oldest first."""
+    found = [s for s in shard.late if not s.collected and s.state is SubmissionState.ENDED]
+    last = shard.last
+    if last is not None and shard.collected is None and (_was_sent(last) or not shard.late):
+        found.append(last)
+    return sorted(found, key=lambda s: (s.accepted_at or s.claimed_at, s.batch_id))
+
+
+def _was_sent(submission: Submission) -> bool:
+    """Whether it has a say: not one that was given up, or put back to be tried again."""
+    has_verdict = submission.failure is not None
+    is_open = submission.state in {SubmissionState.FENCED, SubmissionState.REFUSED}
+    return has_verdict or not is_open
+
+
+def _take_over(join: _Join, shard: Shard, bench: Workbench, where: Layout) -> None:
+    """Begin with what was collected before: the provider may not have it any more."""
+    before, answers = shard.collected, where.answers(shard.index)
+    assert before is not None
+    for line in plain_lines(bench.staging.read(spool.staged(bench.staging, answers))):
+        found = tail_of(line)
+        join.put(found.row, _STATES[found.kind], found.tail)
+    for row in unbilled_rows(shard, bench.staging, where):
+        join.put(row, _UNBILLED, b"")
+    join.input_tokens, join.output_tokens = before.input_tokens, before.output_tokens
+    join.duplicates += before.ignored
+
+
+def _code(shard: Shard) -> str:
+    """Why records were not billed, should any not have been."""
+    codes_of = [_UNBILLED_CODES.get(s.batch_state) for s in reversed(shard.made) if s.batch_state]
+    return next(filter(None, codes_of), codes.NOT_PROCESSED)
 
 
 def _is_refused(submission: Submission) -> bool:
@@ -91,19 +135,19 @@ def _refuse(join: _Join, submission: Submission) -> None:
     """One verdict for all of its records, without asking the provider."""
     failure = submission.failure
     if failure is not None and (failure.quota or failure.transient):
-        join.all_absent_are(_UNBILLED)
+        join.all_unspoken_are_unbilled()
         return
     said = f"{failure.code}: {failure.message}" if failure and failure.code else ""
     said = said or (failure.message if failure else "")
     message = f"The provider failed the whole batch: {said}" if said else "The whole batch failed"
-    for row in join.rows:
+    for row in join.unspoken_rows(below=_FAILED):
         join.put(row, _FAILED, error_tail(row, codes.BATCH_FAILED, message))
 
 
 def _read(join: _Join, submission: Submission, bench: Workbench, report: Report) -> None:
     """Read every result file, then judge the rows that no line spoke of."""
     progress = ProgressReports(report, bench, len(join.rows), "records")
-    is_complete = True
+    is_complete, broken_before = True, join.broken
     decode = bench.data.decode
     for name in submission.files:
         try:
@@ -120,18 +164,19 @@ def _read(join: _Join, submission: Submission, bench: Workbench, report: Report)
     state = submission.batch_state
     may_leave = state is not None and state.may_leave_unbilled
     # A line without an id may be the answer of any absent row, so then absence says nothing.
-    is_unbilled = may_leave and is_complete and not join.broken
+    broken = join.broken - broken_before
+    is_unbilled = may_leave and is_complete and not broken
     if is_unbilled:
-        join.all_absent_are(_UNBILLED)
+        join.all_unspoken_are_unbilled()
         return
     if not is_complete:
         why = "a result file of the batch is gone"
-    elif join.broken:
-        why = f"the result files have {join.broken} lines that can't be read"
+    elif broken:
+        why = f"the result files have {broken} lines that can't be read"
     else:
         why = "the result files of the batch don't have it"
     message = f"The record may have been processed and billed, but {why}; it is not sent again"
-    for row in join.absent_rows():
+    for row in join.unspoken_rows(below=_LOST):
         join.put(row, _LOST, error_tail(row, codes.ANSWER_LOST, message))
 
 
@@ -150,10 +195,15 @@ class _Join:
         self._held: list[bytes] = []
         self._size = self._written = 0
         self._state = bytearray(len(rows))
+        self._spoken = bytearray(len(rows))
         self._offsets = array("Q", bytes(8 * len(rows)))
         self._lengths = array("Q", bytes(8 * len(rows)))
         self.seen = self.foreign = self.duplicates = self.broken = 0
         self.input_tokens = self.output_tokens = 0
+
+    def begin_batch(self) -> None:
+        """No line of this batch was read so far."""
+        self._spoken = bytearray(len(self.rows))
 
     def add(self, line: bytes, found: ResultLine) -> None:
         """Take one line of a result file."""
@@ -201,6 +251,7 @@ class _Join:
         return self._put(self.rows.position(row), row, state, tail)
 
     def _put(self, at: int, row: int, state: int, tail: bytes) -> bool:
+        self._spoken[at] = 1
         if self._state[at] >= state:
             self.duplicates += 1
             return False
@@ -221,20 +272,21 @@ class _Join:
         self._held.clear()
         self._written = self._size
 
-    def all_absent_are(self, state: int) -> None:
-        for at, known in enumerate(self._state):
-            if known == _ABSENT:
-                self._state[at] = state
+    def all_unspoken_are_unbilled(self) -> None:
+        """Rows of which this batch has no line, unless another batch has something of them."""
+        for at, spoken in enumerate(self._spoken):
+            if not spoken and self._state[at] == _ABSENT:
+                self._state[at] = _UNBILLED
 
-    def absent_rows(self) -> Iterator[int]:
-        return self._rows_of(_ABSENT)
+    def unspoken_rows(self, below: int) -> Iterator[int]:
+        """Rows of which this batch has no line, and no batch anything as good as that."""
+        for at, spoken in enumerate(self._spoken):
+            if not spoken and self._state[at] < below:
+                yield self.rows[at]
 
     def unbilled_rows(self) -> Iterator[int]:
-        return self._rows_of(_UNBILLED)
-
-    def _rows_of(self, state: int) -> Iterator[int]:
         for at, known in enumerate(self._state):
-            if known == state:
+            if known == _UNBILLED:
                 yield self.rows[at]
 
     def in_row_order(self) -> Iterator[bytes]:
@@ -256,11 +308,9 @@ class _Join:
         if end > start:
             yield os.pread(handle, end - start, start)
 
-    def collected(self, submission: Submission) -> Collected:
-        """The counts, from the rows."""
+    def collected(self, code: str) -> Collected:
+        """The counts, from the rows; `code` is that of the unbilled ones."""
         unbilled = self._state.count(_UNBILLED)
-        state = submission.batch_state
-        code = _UNBILLED_CODES.get(state, codes.NOT_PROCESSED) if state else codes.NOT_PROCESSED
         return Collected(
             answered=self._state.count(_ANSWERED),
             failed=self._state.count(_FAILED),

@@ -42,7 +42,8 @@ def known_rows(run: Run, store: ObjectStore, layout: Layout) -> Iterator[Known]:
         [
             (shard.first_row, shard.index, _opener(run, shard, store, layout))
             for shard in run.shards
-            if shard.rows
+            # One whose records went on elsewhere before it was sent has nothing to say.
+            if shard.rows and not (shard.pooled and shard.state is ShardState.DROPPED)
         ]
     )
 

@@ -307,7 +307,9 @@ class World:
                     self.inputs.discard(effect.input_ref)
                 return [InputDeleted(effect.shard, effect.ordinal)]
             case CancelBatch():
-                return [CancelAnswered(effect.shard, effect.ordinal, self._cancel(effect.batch_id))]
+                return [
+                    CancelAnswered(effect.shard, effect.batch_id, self._cancel(effect.batch_id))
+                ]
             case SetFinalizer():
                 if self.is_there:
                     self.finalizer = effect.present

@@ -123,6 +123,12 @@ def in_state(state: ShardState, index: int = 0, **members: Any) -> Shard:
     return shard_of(index, state, **{"submissions": submissions, **members})
 
 
+def with_late_batch(shard: Shard, batch_id: str = "batch-late", **members: Any) -> Shard:
+    """The shard with a batch besides that of its newest submission; live unless said otherwise."""
+    late = replace(submission_of(1), batch_id=batch_id, **members)
+    return replace(shard, late=(*shard.late, late))
+
+
 def view_of(
     run: Run,
     shard: int = 0,

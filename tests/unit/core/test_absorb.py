@@ -435,7 +435,7 @@ def test_a_cleaned_run_is_a_receipt(kind) -> None:
 
 def test_a_failed_effect_is_noted_and_a_finalizer_that_stands_ends_its_failure() -> None:
     run = run_with(in_state(S.SUBMITTED))
-    effect = CancelBatch(0, 1, "batch-0-1")
+    effect = CancelBatch(0, "batch-0-1")
     changed, notes = fold_all(run, EffectFailed(effect, fault(FaultKind.RETRY, after_s=5)))
     assert changed == run
     assert notes.failures[effect.id].retry_at == after(5)
@@ -473,7 +473,7 @@ def outcomes(run):
             lambda o: done(TaskKind.COLLECT, ShardCollected(Collected(answered=100)), 0, o),
             ordinals,
         ),
-        st.builds(lambda o, c: CancelAnswered(0, o, c), ordinals, st.sampled_from(CancelOutcome)),
+        st.builds(lambda c: CancelAnswered(0, "batch-0-1", c), st.sampled_from(CancelOutcome)),
     )
 
 

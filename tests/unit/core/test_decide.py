@@ -316,7 +316,7 @@ def test_what_cancelling_does_to_a_shard(state, then, asked, cancel, reason) -> 
     notes = Notes(inflight=frozenset({"submit:0:1"}))
     decision = decided(run, observed(gone=True), notes)
     assert decision.run.shards[0].state is then, reason
-    wanted = [CancelBatch(0, 1, "batch-0-1")] if asked else []
+    wanted = [CancelBatch(0, "batch-0-1")] if asked else []
     assert of_kind(decision, CancelBatch) == wanted, reason
     assert not of_kind(decision, Submit)
 
@@ -324,12 +324,12 @@ def test_what_cancelling_does_to_a_shard(state, then, asked, cancel, reason) -> 
 def test_a_cancel_is_asked_for_until_it_is_accepted() -> None:
     run = run_with(in_state(S.SUBMITTED), cancel=DELETED)
     assert of_kind(decided(run, observed(gone=True)), CancelBatch)
-    under_way = Notes(inflight=frozenset({"cancel:0:1"}))
+    under_way = Notes(inflight=frozenset({"cancel:batch-0-1"}))
     assert not of_kind(decided(run, observed(gone=True), under_way), CancelBatch)
-    failed = failing("cancel:0:1")
+    failed = failing("cancel:batch-0-1")
     waiting = decided(run, observed(gone=True), failed)
     assert not of_kind(waiting, CancelBatch)
-    assert waiting.wake_at == failed.failures["cancel:0:1"].retry_at
+    assert waiting.wake_at == failed.failures["cancel:batch-0-1"].retry_at
     later = observed(gone=True, now=after(60))
     assert of_kind(decided(run, later, failed), CancelBatch)
 
@@ -616,8 +616,8 @@ def test_effect_ids_tell_effects_apart() -> None:
         StartTask(TaskKind.UPLOAD, 1, 1),
         StartTask(TaskKind.COLLECT, 0, 1),
         StartTask(TaskKind.FINISH),
-        CancelBatch(0, 1, "b"),
-        CancelBatch(1, 1, "b"),
+        CancelBatch(0, "b"),
+        CancelBatch(1, "c"),
         SetFinalizer(True),
         StopTasks(),
         Announce("A", "m"),

@@ -282,7 +282,7 @@ def test_a_fenced_ordinal_that_appears_before_a_newer_one_is_followed(state) -> 
     run = run_with(fenced_shard(state))
     shard = fold(run, BatchSeen(view_of(run))).shards[0]
     assert (shard.state, shard.last.state) == (S.SUBMITTED, U.ACCEPTED)
-    assert not shard.last.duplicate
+    assert not shard.late
 
 
 def test_a_fenced_batch_that_fails_for_want_of_its_input_goes_again() -> None:
@@ -290,46 +290,6 @@ def test_a_fenced_batch_that_fails_for_want_of_its_input_goes_again() -> None:
     failure = BatchFailure("invalid_input_file", "no such file")
     shard = fold(run, BatchSeen(failed_view(run, failure))).shards[0]
     assert (shard.state, shard.last.state, shard.attempt) == (S.QUEUED, U.VOID, 2)
-
-
-DUPLICATES = [
-    (S.SUBMITTED, "beside a newer ordinal"),
-    (S.CLAIMED, "while a newer ordinal is being sent"),
-    (S.UNKNOWN, "while a newer ordinal is unknown"),
-    (S.COLLECTED, "after a newer ordinal was collected"),
-]
-
-
-@pytest.mark.parametrize(("state", "reason"), DUPLICATES)
-def test_a_fenced_ordinal_that_appears_later_is_a_duplicate(state, reason) -> None:
-    shard = in_state(state)
-    newer = replace(shard.last, ordinal=2, batch_id=shard.last.batch_id and "batch-0-2")
-    run = run_with(replace(shard, submissions=(*fenced_shard().submissions, newer)))
-    changed = fold(run, BatchSeen(view_of(run, ordinal=1, batch_id="late"))).shards[0]
-    first, second = changed.submissions
-    assert (first.duplicate, first.batch_id, first.state) == (True, "late", U.FENCED), reason
-    assert (changed.state, second) == (state, newer), reason
-    again = fold(replace(run, shards=(changed,)), BatchSeen(view_of(run, batch_id="late")))
-    assert again.shards[0] == changed, "seen again changes nothing"
-
-
-def test_a_second_batch_of_one_ordinal_is_a_duplicate_and_does_not_replace_the_first() -> None:
-    run = run_with(in_state(S.SUBMITTED))
-    last = fold(run, BatchSeen(view_of(run, batch_id="second"))).shards[0].last
-    assert (last.batch_id, last.duplicate) == ("batch-0-1", True)
-
-
-def test_a_batch_of_a_refused_ordinal_is_a_duplicate() -> None:
-    refused = shard_of(0, S.QUEUED, submissions=(submission_of(1, U.REFUSED),))
-    run = run_with(refused)
-    shard = fold(run, BatchSeen(view_of(run))).shards[0]
-    assert (shard.state, shard.last.duplicate) == (S.QUEUED, True)
-
-
-def test_a_fenced_ordinal_that_appears_when_the_run_is_finishing_is_a_duplicate() -> None:
-    run = replace(run_with(fenced_shard(S.DROPPED)), phase=RunPhase.FINISHING)
-    shard = fold(run, BatchSeen(view_of(run))).shards[0]
-    assert (shard.state, shard.last.duplicate) == (S.DROPPED, True)
 
 
 STRANGERS = [
@@ -439,22 +399,25 @@ CANCELS = [
 @pytest.mark.parametrize(("outcome", "confirmed", "reason"), CANCELS)
 def test_a_cancel_is_confirmed_by_what_the_provider_said(outcome, confirmed, reason) -> None:
     run = run_with(in_state(S.SUBMITTED))
-    changed, notes = fold_all(run, CancelAnswered(0, 1, outcome))
+    changed, notes = fold_all(run, CancelAnswered(0, "batch-0-1", outcome))
     assert changed.shards[0].last.cancel_accepted_at == (NOW if confirmed else None), reason
-    assert ("cancel:0:1" in notes.failures) == (not confirmed), reason
-    again = fold(changed, CancelAnswered(0, 1, outcome), now=after(60))
+    assert ("cancel:batch-0-1" in notes.failures) == (not confirmed), reason
+    again = fold(changed, CancelAnswered(0, "batch-0-1", outcome), now=after(60))
     assert again == changed, "told twice changes nothing"
 
 
 def test_a_cancel_of_something_else_changes_nothing() -> None:
     run = run_with(in_state(S.SUBMITTED))
     cancelled = CancelOutcome.ACCEPTED
-    assert fold(run, CancelAnswered(0, 4, cancelled), CancelAnswered(3, 1, cancelled)) == run
+    assert (
+        fold(run, CancelAnswered(0, "other", cancelled), CancelAnswered(3, "batch-0-1", cancelled))
+        == run
+    )
 
 
 def test_a_batch_that_ends_by_itself_ends_the_worry_about_its_cancel() -> None:
     run = run_with(in_state(S.SUBMITTED))
-    run, notes = fold_all(run, CancelAnswered(0, 1, CancelOutcome.NOT_FOUND))
+    run, notes = fold_all(run, CancelAnswered(0, "batch-0-1", CancelOutcome.NOT_FOUND))
     _, notes = fold_all(run, BatchSeen(view_of(run, state=BatchState.EXPIRED)), notes=notes)
     assert not notes.failures
 

@@ -38,6 +38,7 @@ from unit.core.given import (
     observed,
     of_kind,
     run_with,
+    with_late_batch,
 )
 
 S, U = ShardState, SubmissionState
@@ -133,8 +134,8 @@ def test_only_a_shard_that_would_use_a_place_asks_for_one(
 
 
 def test_no_shard_of_a_run_that_cannot_go_on_asks_for_a_place() -> None:
-    lost = in_state(S.SUBMITTED, 2).with_last(duplicate=True)
-    run = run_with(in_state(S.QUEUED), in_state(S.QUEUED, 1), lost)
+    doubled = with_late_batch(in_state(S.SUBMITTED, 2))
+    run = run_with(in_state(S.QUEUED), in_state(S.QUEUED, 1), doubled)
     decision = decided(run)
     assert decision.problem.reason == Reason.DUPLICATE_SUBMISSION
     assert decision.asking == frozenset()
@@ -363,9 +364,7 @@ def test_the_claimed_request_is_repeated_only_inside_the_window(
 
 
 def test_a_stalled_run_repeats_nothing() -> None:
-    late = replace(submission_of(1, U.FENCED), duplicate=True)
-    doubled = in_state(S.SUBMITTED, 0)
-    doubled = replace(doubled, submissions=(late, replace(doubled.last, ordinal=2)))
+    doubled = with_late_batch(in_state(S.SUBMITTED))
     run = run_with(doubled, claimed_ago(in_state(S.UNKNOWN, 1), 10))
     decision = decided(run, observed(traits=WINDOW), looks(1, 1, first=1, newest=1))
     assert decision.problem.reason == Reason.DUPLICATE_SUBMISSION
@@ -514,22 +513,6 @@ def test_a_stall_of_a_later_shard_holds_earlier_ones() -> None:
     assert decision.problem.reason == Reason.BATCH_NOT_FOUND
     assert not sent(decision)
     assert decision.run.shards[0] == run.shards[0]
-
-
-@pytest.mark.parametrize(
-    ("state", "stalled"), [(S.SUBMITTED, True), (S.ENDED, True), (S.COLLECTED, False)]
-)
-def test_a_duplicate_stalls_the_run_until_its_shard_is_collected(state, stalled) -> None:
-    late = replace(submission_of(1, U.FENCED), duplicate=True, batch_id="batch-late")
-    shard = in_state(state)
-    shard = replace(shard, submissions=(late, replace(shard.last, ordinal=2)))
-    run = run_with(shard, in_state(S.QUEUED, 1))
-    decision = decided(run, notes=Notes(uploads={(1, 1): "file"}))
-    assert (decision.problem is not None) == stalled
-    assert bool(sent(decision)) == (not stalled)
-    if stalled:
-        assert decision.problem.reason == Reason.DUPLICATE_SUBMISSION
-        assert "batch-late" in decision.problem.message
 
 
 def test_nothing_is_submitted_before_the_run_is_running() -> None:

@@ -48,8 +48,13 @@ def test_every_input_has_an_arrow_and_every_arrow_is_of_the_tables_words() -> No
 
 
 TERMINAL = [
-    (SHARD, S.COLLECTED, set(), "every record is accounted for"),
-    (SHARD, S.DROPPED, {ShardInput.RESUME, ShardInput.ACCEPT}, "only a parked run is taken up"),
+    (SHARD, S.COLLECTED, {ShardInput.APPEAR}, "only a late batch may have more to say"),
+    (
+        SHARD,
+        S.DROPPED,
+        {ShardInput.RESUME, ShardInput.ACCEPT, ShardInput.APPEAR},
+        "only a parked run is taken up, or a batch appears after all",
+    ),
     (RUN, P.ENDED, {RunInput.RESTART}, "only an end without a submission starts afresh"),
     (RUN, P.CLEANING, {RunInput.CLEAN}, "an end is an end"),
     (RUN, P.PARKED, {RunInput.RESUME, RunInput.EXPIRE}, "an end that may be taken up"),

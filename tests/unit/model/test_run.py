@@ -120,7 +120,7 @@ def full_run():
         failure=failure,
         fenced_at=START,
         cancel_accepted_at=START,
-        duplicate=True,
+        collected=True,
         batch_state=BatchState.PARTIAL,
     )
     shard = shard_of(

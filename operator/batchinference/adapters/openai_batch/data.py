@@ -217,7 +217,7 @@ class OpenAIData:
         """See `ports.BatchData.delete_files`."""
         known: dict[str, None] = {}
         for shard in run.shards:
-            for submission in shard.submissions:
+            for submission in shard.made:
                 known |= dict.fromkeys((submission.input_ref, *submission.files))
         for file_id in filter(None, known):
             self._delete(file_id)

@@ -1,0 +1,197 @@
+"""What became of the batches of one account, asked in as few calls as possible.
+
+By listing, down to the oldest batch that is looked for; a few live ones are asked one by one where
+nothing else is looked for. A batch that a listing does not show is fetched by its id before
+anything is believed. Must not know when to poll, nor who gets a place.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+from batchinference.core.outcomes import BatchMissing, BatchSeen, Outcome
+from batchinference.errors import Fault, Retry
+from batchinference.model.batch import BatchView
+from batchinference.model.run import RunPhase, Submission
+from batchinference.model.status import Reason
+from batchinference.runtime.clients import Clients, Connected
+from batchinference.runtime.entry import Entry
+from batchinference.runtime.listing import ListingCut, listing
+from batchinference.runtime.settings import RuntimeSettings
+
+logger = logging.getLogger(__name__)
+
+MARGIN = timedelta(minutes=10)
+"""How far a provider's clock may be off ours."""
+
+_NEVER = datetime.max.replace(tzinfo=UTC)
+
+Deliver = Callable[[str, Outcome], None]
+"""Hand an outcome to a run and have it looked at."""
+
+
+@dataclass(slots=True)
+class _Group:
+    """What is looked for with one client.
+
+    Attributes:
+        live: runs by the id of the batch that they wait for.
+        since: when the oldest of all that is looked for was claimed, by our own clock: what a
+            provider says of a batch's age may be anything.
+        missing: something that was given up is looked for, which only a listing can show.
+    """
+
+    connected: Connected
+    live: dict[str, Entry] = field(default_factory=dict)
+    since: datetime = _NEVER
+    missing: bool = False
+
+
+class Following:
+    """Asks providers and tells runs."""
+
+    def __init__(
+        self,
+        entries: Mapping[str, Entry],
+        clients: Clients,
+        deliver: Deliver,
+        settings: RuntimeSettings,
+    ) -> None:
+        self._entries = entries
+        self._clients = clients
+        self._deliver = deliver
+        self._settings = settings
+
+    async def ask(self, entries: Iterable[Entry]) -> None:
+        """Ask once for all that these runs have at the provider, or may have.
+
+        Raises:
+            Fault: of one of the clients; the others were asked all the same.
+        """
+        failed: Fault | None = None
+        for group in (await self._groups(entries)).values():
+            try:
+                await self._ask(group)
+            except TimeoutError:
+                text = f"No answer within {self._settings.call_timeout_s:g} s"
+                failed = Retry(Reason.PROVIDER_UNAVAILABLE, text)
+            except Fault as fault:
+                # The others of the account may have credentials that work.
+                failed = fault
+                if fault.reason == Reason.CREDENTIALS_REJECTED:
+                    self._reject(group)
+        if failed is not None:
+            raise failed
+
+    async def _groups(self, entries: Iterable[Entry]) -> dict[str, _Group]:
+        groups: dict[str, _Group] = {}
+        for entry in entries:
+            live, missing = live_batches(entry), missing_batches(entry)
+            if entry.run is None or not (live or missing):
+                continue
+            try:
+                connected = await self._clients.of_run(entry.run.provider)
+            except Fault as fault:
+                logger.warning("Run %s can't be followed: %s", entry.key, fault.message)
+                continue
+            group = groups.setdefault(connected.key, _Group(connected))
+            group.live |= {made.batch_id: entry for made in live}
+            group.missing |= bool(missing)
+            group.since = min([group.since, *(made.claimed_at for made in (*live, *missing))])
+        return groups
+
+    def _reject(self, group: _Group) -> None:
+        for entry in group.live.values():
+            if entry.run is not None:
+                pin = entry.run.provider
+                self._clients.reject(pin.secrets_namespace, pin.settings)
+                return
+
+    async def _ask(self, group: _Group) -> None:
+        client = group.connected.client
+        seen: set[str] = set()
+        if len(group.live) > self._settings.poll_gets or group.missing:
+            seen = await self._list(group)
+        for batch_id, entry in group.live.items():
+            if batch_id in seen:
+                continue
+            async with asyncio.timeout(self._settings.call_timeout_s):
+                found = await client.get(batch_id)
+            if found is None:
+                self._deliver(entry.key, BatchMissing(batch_id))
+            else:
+                self._saw(entry, found, is_live=True)
+
+    async def _list(self, group: _Group) -> set[str]:
+        """Tell what a listing shows; returns the ids of live batches that were on it."""
+        client, timeout = group.connected.client, self._settings.call_timeout_s
+        names = _Names(self._entries.values())
+        seen: set[str] = set()
+        appeared: list[tuple[BatchView, Entry]] = []
+        try:
+            async for view in listing(client, group.since - MARGIN, timeout):
+                if view.id in group.live:
+                    self._saw(group.live[view.id], view, is_live=True)
+                    seen.add(view.id)
+                elif (named := names.owner(view)) is not None:
+                    appeared.append((view, named))
+        except ListingCut as cut:
+            logger.warning("%s; batches that were not seen are asked one by one", cut.message)
+        # Of two that say that they are the same submission, the older one comes first.
+        for view, entry in sorted(appeared, key=lambda found: age(found[0])):
+            self._saw(entry, view, is_live=False)
+        return seen
+
+    def _saw(self, entry: Entry, view: BatchView, *, is_live: bool) -> None:
+        """Tell the run, if it does not know that already.
+
+        An end is told again as long as the journal has the batch as live: what was seen of it may
+        have come before the journal knew the batch.
+        """
+        is_news = is_live and view.state.is_over
+        if is_news or entry.notes.views.get(view.id) != view:
+            self._deliver(entry.key, BatchSeen(view))
+
+
+class _Names:
+    """Whose a batch is, of all runs: by their tags, and by inputs where a server echoes no tag."""
+
+    def __init__(self, entries: Iterable[Entry]) -> None:
+        self._tags: dict[str, Entry] = {}
+        self._inputs: dict[str, Entry] = {}
+        for entry in entries:
+            if entry.run is None:
+                continue
+            self._tags[entry.run.tag] = entry
+            for shard in entry.run.shards:
+                open_ones = shard.submissions[-1:] if shard.state.is_open else ()
+                for made in (*shard.missing, *open_ones):
+                    self._inputs[made.input_ref] = entry
+
+    def owner(self, view: BatchView) -> Entry | None:
+        """The run of a batch."""
+        if view.submission is not None:
+            return self._tags.get(view.submission.tag)
+        return self._inputs.get(view.input_ref) if view.input_ref else None
+
+
+def age(view: BatchView) -> tuple[datetime, str]:
+    """Sorts batches from old to new, the same way each time."""
+    return view.created_at or _NEVER, view.id
+
+
+def live_batches(entry: Entry) -> list[Submission]:
+    """What the provider works on for a run, as far as is known."""
+    return [live for shard in entry.run.shards for live in shard.live] if entry.run else []
+
+
+def missing_batches(entry: Entry) -> list[Submission]:
+    """Given-up ordinals of a run that goes on: later listings go on matching (protocol 5.4)."""
+    run = entry.run
+    if run is None or run.phase is not RunPhase.RUNNING:
+        return []
+    return [gone for shard in run.shards for gone in shard.missing]
