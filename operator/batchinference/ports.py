@@ -289,6 +289,9 @@ class Journals(Protocol):
     async def get(self, key: str) -> tuple[Run, str] | None:
         """One journal. Raises NewerSchema."""
 
+    async def is_current(self, key: str, version: str) -> bool:
+        """Whether the journal is there and has that version still. Its content is not looked at."""
+
     async def create(self, run: Run) -> str:
         """Create; returns the version.
 

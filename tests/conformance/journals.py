@@ -64,6 +64,15 @@ class JournalsConformance:
             await journals.write(run, "1")
         assert await journals.get(run.key) is None
 
+    async def test_only_the_newest_version_is_current(self, journals: Journals) -> None:
+        run = run_of()
+        assert not await journals.is_current(run.key, "1"), "there is none"
+        first = await journals.create(run)
+        assert await journals.is_current(run.key, first)
+        second = await journals.write(replace(run, phase=RunPhase.STAGING), first)
+        assert await journals.is_current(run.key, second)
+        assert not await journals.is_current(run.key, first)
+
     async def test_of_two_writers_one_wins(self, journals: Journals) -> None:
         run = run_of()
         version = await journals.create(run)

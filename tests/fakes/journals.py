@@ -61,6 +61,13 @@ class FakeJournals:
         await self._world.pause()
         return (_read(held[0]), str(held[1])) if held else None
 
+    async def is_current(self, key: str, version: str) -> bool:
+        await self._world.pause()
+        self._maybe_fail("journal.current")
+        held = self.stored.get(key)
+        await self._world.pause()
+        return held is not None and str(held[1]) == version
+
     async def create(self, run: Run) -> str:
         async with self._world.effect("journal.create"):
             self._maybe_fail("journal.create")

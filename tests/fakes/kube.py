@@ -53,6 +53,7 @@ class FakeKube:
         failure_rate: how often a call answers Retry, half of the time after it took hold.
         duplicate_rate: how often a watch event is delivered twice.
         refuses_finalizers: adding ours is forbidden.
+        finalizer_calls: how often it was to be added or removed.
     """
 
     def __init__(self, world: World | None = None, *, failure_rate: float = 0.0) -> None:
@@ -64,6 +65,7 @@ class FakeKube:
         self.failure_rate = failure_rate
         self.duplicate_rate = 0.0
         self.refuses_finalizers = False
+        self.finalizer_calls = 0
         self.status_writes: dict[str, int] = {}
         self.on_change: Callable[[dict[str, Any]], None] | None = None
         self._world = world or World()
@@ -150,10 +152,12 @@ class FakeKube:
         self.relist(watch)
         return watch
 
-    def break_watches(self) -> None:
-        """Watches fall silent: changes are missed until `mend_watches` lists again."""
+    def break_watches(self, process: Process | None = None) -> None:
+        """Watches (of one operator) fall silent: changes are missed until `mend_watches` lists
+        again.
+        """
         for watch in self._watches:
-            watch.broken = True
+            watch.broken = watch.broken or process in {None, watch.process}
 
     def mend_watches(self) -> None:
         """List again, as kopf does; what was deleted meanwhile is just not in the list."""
@@ -199,6 +203,7 @@ class FakeKube:
 
     async def set_finalizer(self, ref: ObjectRef, present: bool) -> Mapping[str, Any] | None:
         async with self._world.effect("kube.finalizer"):
+            self.finalizer_calls += 1
             self._maybe_fail("finalizer")
             body = self._matching(ref)
             if body is None:

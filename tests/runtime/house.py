@@ -16,7 +16,8 @@ from typing import Any, Self
 
 from batchinference.core.begin import key_of
 from batchinference.model.job import parse_job
-from batchinference.model.run import Run
+from batchinference.model.run import Run, RunPhase, Shard
+from batchinference.model.work import Task, TaskFault, TaskKind, TaskReport, TaskResult
 from batchinference.ports import Metrics, ObjectRef
 from batchinference.runtime.operator import Operator
 from batchinference.runtime.settings import RuntimeSettings
@@ -65,12 +66,17 @@ class Counts:
 
 @dataclass
 class Life:
-    """One operator process."""
+    """One operator process.
+
+    Attributes:
+        refused: tasks that do nothing and fail in this one, and how.
+    """
 
     process: Process
     operator: Operator
     runner: FakeRunner
     metrics: Counts
+    refused: dict[TaskKind, TaskFault]
 
 
 class Complaints(logging.Handler):
@@ -126,11 +132,16 @@ class House:
     async def operator(self, *, watching: bool = True) -> Life:
         """Start an operator; without a watch it knows the journals alone."""
         process = Process(f"op{len(self.lives) + 1}", asyncio.get_running_loop())
-        runner = FakeRunner(self.workers.perform, self.world)
+        refused: dict[TaskKind, TaskFault] = {}
+
+        def perform(task: Task, report: Callable[[TaskReport], None]) -> TaskResult:
+            return refused.get(task.kind) or self.workers.perform(task, report)
+
+        runner = FakeRunner(perform, self.world)
         metrics = Counts()
         made: list[Operator] = []
         process.run(lambda: made.append(self._operator(runner, metrics)))
-        life = Life(process, made[0], runner, metrics)
+        life = Life(process, made[0], runner, metrics, refused)
         self.lives.append(life)
         await process.spawn(life.operator.start())
         if watching:
@@ -195,6 +206,18 @@ class House:
     def run(self, body: Mapping[str, Any]) -> Run | None:
         """The journal of an object's run as it stands."""
         return self.journals.peek(key_of(parse_job(body)))
+
+    def phase(self, key: str) -> RunPhase | None:
+        """Where a run stands; None without a journal."""
+        run = self.journals.peek(key)
+        return run.phase if run is not None else None
+
+    def shard(self, key: str) -> Shard:
+        """The one shard of a run."""
+        run = self.journals.peek(key)
+        assert run is not None
+        (found,) = run.shards
+        return found
 
     # ---- time
 

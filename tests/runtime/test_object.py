@@ -339,3 +339,19 @@ def test_a_status_that_is_not_believed_and_shows_a_submission_starts_nothing() -
         assert house.server.batches == {}
 
     play(scene)
+
+
+def test_an_object_whose_deletion_was_not_seen_is_not_asked_for_all_the_time() -> None:
+    async def scene(house: House) -> None:
+        life = await house.operator()
+        house.give(job())
+        await house.until(lambda: house.state() == "Running")
+        house.kube.strip_finalizers(ref())
+        await house.pass_time(0)
+        house.kube.break_watches(life.process)
+        house.kube.delete(ref())
+        before = house.kube.finalizer_calls
+        await house.pass_time(50)
+        assert house.kube.finalizer_calls - before < 12
+
+    play(scene)

@@ -105,16 +105,16 @@ def ignore_the_journals_version(stack: ExitStack) -> None:
 
 def claim_after_sending(stack: ExitStack) -> None:
     """Effects start before their claim is written."""
-    once = reconciler.Reconciler._write
+    once = reconciler.Reconciler._is_ours
 
-    async def write(self: Any, entry: Any, run: Run, outcomes: Any) -> bool:
-        for shard in run.shards:
+    async def is_ours(self: Any, entry: Any, decision: Any, outcomes: Any) -> bool:
+        for shard in decision.run.shards:
             if shard.state is ShardState.CLAIMED and shard not in entry.run.shards:
-                connected = await self._clients.of_run(run.provider)
+                connected = await self._clients.of_run(decision.run.provider)
                 await connected.client.submit(shard.submissions[-1].request)
-        return await once(self, entry, run, outcomes)
+        return await once(self, entry, decision, outcomes)
 
-    _set(stack, reconciler.Reconciler, "_write", write)
+    _set(stack, reconciler.Reconciler, "_is_ours", is_ours)
 
 
 def restart_ordinals(stack: ExitStack) -> None:

@@ -36,7 +36,7 @@ from batchinference.core.outcomes import (
     SubmitAnswered,
     TaskDone,
 )
-from batchinference.errors import Fault, Permanent, Stalled, Superseded, Waiting
+from batchinference.errors import Fault, Permanent, Retry, Stalled, Superseded, Waiting
 from batchinference.model.batch import (
     Accepted,
     BatchView,
@@ -189,8 +189,10 @@ class Effects:
     async def _set_finalizer(self, run: Run, effect: SetFinalizer) -> Outcome:
         ref = job_ref(run)
         body = await self._kube.set_finalizer(ref, effect.present)
-        if body is not None:
-            self._store.observe(JOB_KIND, "MODIFIED", body)
+        if body is None:
+            # Whether that is a deletion is for the watch and the sweeper to say (protocol 7.6).
+            raise Retry(Reason.PENDING, "The object is gone; its deletion was not seen yet")
+        self._store.observe(JOB_KIND, "MODIFIED", body)
         return FinalizerSet(effect.present)
 
     def _announce(self, entry: Entry, effect: Announce) -> None:

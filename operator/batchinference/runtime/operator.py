@@ -27,6 +27,7 @@ from batchinference.runtime.clients import Clients
 from batchinference.runtime.credentials import Credentials
 from batchinference.runtime.effects import Effects
 from batchinference.runtime.entry import Entry
+from batchinference.runtime.journaling import Journaling
 from batchinference.runtime.providers import Providers
 from batchinference.runtime.queue import KeyedQueue
 from batchinference.runtime.reconciler import Reconciler
@@ -128,7 +129,7 @@ class Operator:
         self._reconciler = Reconciler(
             store=self._store,
             entries=self._entries,
-            journals=journals,
+            journaling=Journaling(journals, self._strays, self._accounts, self._census),
             strays=self._strays,
             clients=self._clients,
             accounts=self._accounts,
@@ -141,7 +142,6 @@ class Operator:
             randomness=randomness,
             settings=settings,
             metrics=metrics,
-            census=self._census,
             installation=installation,
             namespace=namespace,
         )

@@ -16,23 +16,24 @@ from batchinference.core.backoff import backoff_s
 from batchinference.core.begin import afresh, begin, journaled_spec, starts_afresh
 from batchinference.core.decide import decide
 from batchinference.core.draft import Decision, Observed
+from batchinference.core.effects import Announce, LookUp, StopTasks
 from batchinference.core.notes import Notes
 from batchinference.core.outcomes import Outcome, TaskDone
 from batchinference.core.problem import Problem, not_implemented
 from batchinference.core.setting import Setting
 from batchinference.core.view import is_final, shows_submission
-from batchinference.errors import Fault, NewerSchema, Superseded
+from batchinference.errors import Fault, Superseded
 from batchinference.model.batch import Traits
 from batchinference.model.job import BILLABLE, BatchInferenceJob, not_implemented_fields
 from batchinference.model.run import Run, RunPhase
 from batchinference.model.status import Reason
 from batchinference.model.work import TaskFault, TaskKind
-from batchinference.ports import Journals, Metrics, ProviderFactory
+from batchinference.ports import Metrics, ProviderFactory
 from batchinference.runtime.accounts import Accounts
-from batchinference.runtime.census import Census
 from batchinference.runtime.clients import Clients
 from batchinference.runtime.effects import Effects
 from batchinference.runtime.entry import Entry
+from batchinference.runtime.journaling import Journaling
 from batchinference.runtime.providers import Providers
 from batchinference.runtime.queue import KeyedQueue
 from batchinference.runtime.settings import RuntimeSettings
@@ -46,6 +47,9 @@ _SPEC_CHANGED = (
     "The billable part of the spec is no longer what this object was created with: nothing more is "
     "submitted. Change it back, or create the object with another `runID`"
 )
+_HARMLESS = (LookUp, Announce, StopTasks)
+"""Effects that may be started from old knowledge: they change nothing outside of this process."""
+
 _MOST_PASSES = 50
 """Decisions in a row before other keys get their turn."""
 
@@ -58,7 +62,7 @@ class Reconciler:
         *,
         store: Store,
         entries: dict[str, Entry],
-        journals: Journals,
+        journaling: Journaling,
         strays: Strays,
         clients: Clients,
         accounts: Accounts,
@@ -71,13 +75,12 @@ class Reconciler:
         randomness: Randomness,
         settings: RuntimeSettings,
         metrics: Metrics,
-        census: Census,
         installation: str,
         namespace: str,
     ) -> None:
         self._store = store
         self._entries = entries
-        self._journals = journals
+        self._journaling = journaling
         self._strays = strays
         self._clients = clients
         self._accounts = accounts
@@ -90,7 +93,6 @@ class Reconciler:
         self._randomness = randomness
         self._settings = settings
         self._metrics = metrics
-        self._census = census
         self._installation = installation
         self._namespace = namespace
 
@@ -121,7 +123,7 @@ class Reconciler:
     async def _pass(self, entry: Entry) -> None:
         await self._let_others_go(entry.key)
         if entry.newer_schema:
-            await self._find(entry)  # somebody may have put it right
+            await self._journaling.find(entry)  # somebody may have put it right
             if entry.newer_schema:
                 return
         for _ in range(_MOST_PASSES):
@@ -131,7 +133,7 @@ class Reconciler:
                     self._entries.pop(entry.key, None)
                 return
             if _is_behind(entry.run, job) or any(map(_is_failed_task, entry.mailbox)):
-                await self._find(entry)
+                await self._journaling.find(entry)
                 if entry.newer_schema:
                     return
             decision = await self._decide_once(entry)
@@ -159,7 +161,7 @@ class Reconciler:
         """Make the journal, or find it; whether there is a run now."""
         if job is None:
             return False
-        if entry.run is None and await self._find(entry):
+        if entry.run is None and await self._journaling.find(entry):
             return not self._lacks_run(entry, job) or await self._begin(entry, job)
         if entry.newer_schema:
             return False
@@ -185,21 +187,6 @@ class Reconciler:
                 wait = min(wait, grace) if grace > 0 else wait
             self._queue.add_after(entry.key, wait)
         return False
-
-    async def _find(self, entry: Entry) -> bool:
-        entry.newer_schema = False
-        try:
-            found = await self._journals.get(entry.key)
-        except NewerSchema as newer:
-            entry.run, entry.newer_schema = None, True
-            await self._strays.hold(entry, newer)
-            return False
-        if found is None:
-            return False
-        entry.run, entry.version = found
-        # What stands there may ask for a place, or free one, without any decision of ours.
-        self._accounts.changed(entry.run.provider.account)
-        return True
 
     async def _reason_not_to_begin(self, job: BatchInferenceJob) -> Problem | None:
         now = self._clock.now()
@@ -249,15 +236,9 @@ class Reconciler:
             now=self._clock.now(),
         )
         if entry.run is None:
-            entry.version = await self._journals.create(run)
-        else:
-            run = afresh(entry.run, run)
-            try:
-                entry.version = await self._journals.write(run, entry.version)
-            except Superseded:
-                entry.run = None  # read again what stands there now
-                raise
-        entry.run = run
+            await self._journaling.create(entry, run)
+        elif not await self._journaling.write(entry, afresh(entry.run, run)):
+            return
         entry.notes = Notes()
         entry.problem = None
 
@@ -279,7 +260,7 @@ class Reconciler:
         for outcome in outcomes:
             run, notes = absorb(run, notes, outcome, setting)
         decision = decide(run, notes, observed)
-        if decision.run != before and not await self._write(entry, decision.run, outcomes):
+        if not await self._is_ours(entry, decision, outcomes):
             return None
         entry.notes = decision.notes
         for effect in decision.effects:
@@ -296,25 +277,23 @@ class Reconciler:
             await self._showing.show(entry, held=decision.held)
         return decision
 
-    async def _write(self, entry: Entry, run: Run, outcomes: list[Outcome]) -> bool:
-        """Write the journal; False when it has to be decided again on what stands there."""
-        before = entry.run
+    async def _is_ours(self, entry: Entry, decision: Decision, outcomes: list[Outcome]) -> bool:
+        """Whether the journal says now what was decided; else it must be decided again, on what
+        stands there and with the same outcomes.
+        """
         try:
-            entry.version = await self._journals.write(run, entry.version)
-        except Superseded:
-            entry.mailbox.extendleft(reversed(outcomes))
-            entry.run = None
-            if not await self._find(entry) or entry.newer_schema:
-                entry.mailbox.clear()
-                raise
-            return False
+            if decision.run != entry.run:
+                current = await self._journaling.write(entry, decision.run)
+            elif all(isinstance(effect, _HARMLESS) for effect in decision.effects):
+                current = True
+            else:
+                current = await self._journaling.confirm(entry)
         except Fault:
             entry.mailbox.extendleft(reversed(outcomes))
             raise
-        if run.is_over and before is not None and not before.is_over:
-            self._census.ended(run)
-        entry.run = run
-        return True
+        if not current:
+            entry.mailbox.extendleft(reversed(outcomes))
+        return current
 
     async def _observe(self, entry: Entry, run: Run) -> Observed:
         now = self._clock.now()

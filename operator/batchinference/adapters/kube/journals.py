@@ -97,6 +97,11 @@ class KubeJournals:
         item = await self._read(key)
         return None if item is None else (_content(key, item), _version(item))
 
+    async def is_current(self, key: str, version: str) -> bool:
+        """See `ports.Journals.is_current`."""
+        item = await self._read(key)
+        return item is not None and _version(item) == version
+
     async def annotations(self, key: str) -> Mapping[str, str] | None:
         """The annotations of a journal, where people decide on it; None when there is none."""
         item = await self._read(key)

@@ -1,0 +1,117 @@
+"""Two operators at work, one of which knows only what was true before (protocol 2.4).
+
+The first one's watch is silent and an effect of it fails until the second one has moved on: when
+it tries again, its memory is stale and no write of its own would tell it so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from batchinference.core.begin import key_of
+from batchinference.errors import Retry
+from batchinference.model.job import parse_job
+from batchinference.model.run import RunPhase, ShardState, SubmissionState
+from batchinference.model.work import FaultKind, TaskFault, TaskKind
+from builders import job
+from fakes.provider import FakeProvider
+from fakes.world import current_process
+from runtime.house import HABITS, House, Life, play, ref
+
+REFUSED = TaskFault(FaultKind.RETRY, "StagingUnavailable", "503")
+CLAIM = "s3://data/ml/out/triage/_run.json"
+
+
+def started(life: Life, kind: TaskKind) -> int:
+    return sum(f"/{kind.value}" in task for task in life.runner.started)
+
+
+def test_a_claim_is_not_released_that_a_later_life_of_the_run_holds() -> None:
+    async def scene(house: House) -> None:
+        old = await house.operator()
+        old.refused[TaskKind.RELEASE] = REFUSED
+        body = house.give(job(), records=0)  # ends without a submission: its claim is released
+        key = key_of(parse_job(body))
+        await house.until(lambda: house.state() == "Failed")
+        house.kube.break_watches(old.process)
+        await house.operator()
+        await house.until(lambda: house.phase(key) is RunPhase.ENDED)
+        house.kube.delete(ref())
+        house.give(job())
+        await house.until(lambda: house.phase(key) is RunPhase.RUNNING)
+        tried = started(old, TaskKind.RELEASE)
+        old.refused.clear()
+        await house.until(lambda: house.state() == "Running")
+        await house.pass_time(60)
+        assert CLAIM in house.workers.store.objects
+        assert started(old, TaskKind.RELEASE) == tried, "it has read what stands there"
+        await house.until(lambda: house.state() == "Succeeded")
+
+    play(scene)
+
+
+@pytest.mark.parametrize("kind", [TaskKind.CLEAN, TaskKind.FINISH, TaskKind.COLLECT])
+def test_a_step_that_another_has_made_is_not_made_again(kind: TaskKind) -> None:
+    async def scene(house: House) -> None:
+        old = await house.operator()
+        old.refused[kind] = REFUSED
+        body = house.give(job())
+        await house.until(lambda: started(old, kind) > 0)
+        house.kube.break_watches(old.process)
+        await house.operator()
+        await house.until(lambda: house.phase(key_of(parse_job(body))) is RunPhase.ENDED)
+        tried = started(old, kind)
+        old.refused.clear()
+        await house.pass_time(120)
+        assert started(old, kind) == tried
+
+    play(scene)
+
+
+def test_the_input_of_a_batch_that_another_has_found_is_not_deleted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The first one is about to fence an ordinal of which the second one finds the batch."""
+    awake = False
+    deleted: list[str] = []
+    really: Callable[..., Any] = FakeProvider.delete_input
+
+    async def delete_input(self: FakeProvider, input_ref: str) -> None:
+        process = current_process()
+        assert process is not None
+        if process.name == "op1" and not awake:
+            raise Retry("ProviderUnavailable", "503")
+        deleted.append(f"{process.name} {input_ref}")
+        await really(self, input_ref)
+
+    monkeypatch.setattr(FakeProvider, "delete_input", delete_input)
+
+    async def scene(house: House) -> None:
+        nonlocal awake
+        house.faults.lost = 1.0
+        old = await house.operator()
+        body = house.give(job())
+        key = key_of(parse_job(body))
+        await house.until(lambda: house.server.batches)
+        (batch,) = house.server.batches.values()
+        batch.visible_at = house.clock.now() + timedelta(hours=1)
+        await house.until(lambda: house.shard(key).state is ShardState.FENCING)
+        await house.pass_time(1)
+        house.kube.break_watches(old.process)
+        found = house.shard(key).with_last(
+            state=SubmissionState.ACCEPTED, batch_id=batch.id, accepted_at=house.clock.now()
+        )
+        run, version = await house.journals.get(key) or (None, "")
+        assert run is not None
+        found = replace(found, state=ShardState.SUBMITTED)
+        await house.journals.write(run.with_shard(found), version)
+        awake = True
+        await house.until(lambda: house.state() == "Succeeded")
+        assert deleted == []
+
+    play(scene, habits=replace(HABITS, list_lag_s=7200))
