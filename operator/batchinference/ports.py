@@ -9,7 +9,7 @@ Every implementation maps foreign exceptions to `errors`: nothing else may leave
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol, runtime_checkable
@@ -228,6 +228,18 @@ class ObjectStore(Protocol):
         """Delete everything under a prefix that ends in "/"."""
 
 
+@runtime_checkable
+class UnfinishedWrites(Protocol):
+    """Optional capability of an ObjectStore in which a writer that dies leaves something behind:
+    invisible, and paid for.
+    """
+
+    def abort_writes(self, prefix: str, is_ours: Callable[[str], bool]) -> None:
+        """Forget the streaming writes under a prefix, of the URIs that are ours. As well as it can
+        be done: never raises but for a broken connection (Retry).
+        """
+
+
 class SourceChanged(Exception):
     """The input is no longer what it was when the pass began; staging restarts."""
 
@@ -257,13 +269,17 @@ class ResultPlace(Protocol):
         """Remove the claim if it is ours and no manifest stands."""
 
     def part(self, kind: str, number: int) -> ObjectWriter:
-        """Write part `number` of `results` or `errors`."""
+        """Write part `number` of `results` or `errors`. A manifest of an earlier finish is taken
+        away before the first one: what it lists is no longer what is there.
+        """
 
     def part_uri(self, kind: str, number: int) -> str:
         """Where that part is, for the manifest."""
 
     def write_manifest(self, manifest: Mapping[str, Any]) -> str:
-        """Write the manifest, last; returns its URI."""
+        """Write the manifest, last; returns its URI. Parts of an earlier finish that it does not
+        replace are gone then.
+        """
 
 
 @runtime_checkable
@@ -275,6 +291,14 @@ class Replaceable(Protocol):
 
         False when the holder is another one by now; nothing is touched then.
         """
+
+
+@runtime_checkable
+class UnfinishedParts(Protocol):
+    """Optional capability of a ResultPlace: see `UnfinishedWrites`."""
+
+    def abort_parts(self) -> None:
+        """Forget parts whose writer died. To be called by who holds the claim."""
 
 
 # ---------------------------------------------------------------- Kubernetes, control plane

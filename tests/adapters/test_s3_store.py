@@ -13,7 +13,7 @@ from botocore.config import Config
 
 from batchinference.adapters.s3 import S3Store
 from batchinference.errors import Permanent, Retry, Stalled
-from batchinference.ports import ObjectInfo, SourceChanged
+from batchinference.ports import ObjectInfo, SourceChanged, UnfinishedWrites
 from batchinference.sandbox import Sandbox
 
 from .conftest import AWS_SECRET, BUCKET
@@ -283,6 +283,26 @@ def test_a_prefix_goes_with_its_unfinished_uploads_and_nothing_else(
     assert not s3.list_multipart_uploads(Bucket=BUCKET).get("Uploads")
     store.delete(f"{place}ab")
     store.delete(f"{place}ab")
+
+
+def test_unfinished_uploads_are_forgotten_and_others_are_let_be(
+    storage: dict[str, Any], s3: Any, place: str
+) -> None:
+    store = S3Store({"storage": storage}, {"storage": AWS_SECRET}, part=PART)
+    assert isinstance(store, UnfinishedWrites)
+    store.put(f"{place}a/part-1", b"stands")
+    writers = [store.writer(f"{place}{name}") for name in ("a/part-0", "a/mine", "b/part-0")]
+    for writer in writers:
+        writer.write(bytes(PART + 1))
+    store.abort_writes(f"{place}a/", lambda uri: uri.endswith("part-0"))
+    left = s3.list_multipart_uploads(Bucket=BUCKET)["Uploads"]
+    names = [f"s3://{BUCKET}/{upload['Key']}".removeprefix(place) for upload in left]
+    assert names == ["a/mine", "b/part-0"]
+    with pytest.raises(Retry, match="Could not write"):
+        writers[0].commit()
+    assert store.get(f"{place}a/part-1") == b"stands"
+    for writer in writers:
+        writer.abort()
 
 
 @pytest.mark.parametrize("prefix", [f"s3://{BUCKET}/", f"s3://{BUCKET}", f"s3://{BUCKET}/a"])

@@ -26,6 +26,7 @@ class MemoryStore:
         before: called with (operation, uri) before every operation; raises to make it fail, or
             changes the store to make the world move on.
         calls: how often each operation was called.
+        open_writers: streaming writes that were neither committed nor aborted.
     """
 
     chunk: int = 1 << 20
@@ -34,6 +35,7 @@ class MemoryStore:
     before: Callable[[str, str], None] | None = None
     calls: Counter[str] = field(default_factory=Counter)
     versions: dict[tuple[str, str], bytes] = field(default_factory=dict)
+    open_writers: list[MemoryWriter] = field(default_factory=list)
 
     def head(self, uri: str, version: str = "") -> ObjectInfo | None:
         self._called("head", uri)
@@ -77,7 +79,14 @@ class MemoryStore:
 
     def writer(self, uri: str) -> MemoryWriter:
         self._called("writer", uri)
-        return MemoryWriter(self, uri)
+        self.open_writers.append(MemoryWriter(self, uri))
+        return self.open_writers[-1]
+
+    def abort_writes(self, prefix: str, is_ours: Callable[[str], bool]) -> None:
+        self._called("abort_writes", prefix)
+        for writer in [w for w in self.open_writers if w.uri.startswith(prefix)]:
+            if is_ours(writer.uri):
+                self.open_writers.remove(writer)
 
     def copy(self, source: str, target: str) -> None:
         self._called("copy", target)
@@ -109,7 +118,7 @@ class MemoryStore:
                 raise Stalled(Reason.BUCKET_NOT_FOUND, f"There is no bucket {bucket}")
 
 
-@dataclass
+@dataclass(eq=False)
 class MemoryWriter:
     """A write that becomes visible on commit."""
 
@@ -126,14 +135,20 @@ class MemoryWriter:
     def commit(self) -> ObjectInfo:
         assert not self.is_over
         self.store.called("commit", self.uri)
-        self.is_over = True
+        self._end()
         data = b"".join(self.parts)
         self.store.objects[self.uri] = data
         return _info(self.uri, data)
 
     def abort(self) -> None:
-        self.is_over = True
+        self.store.called("abort", self.uri)
+        self._end()
         self.parts.clear()
+
+    def _end(self) -> None:
+        self.is_over = True
+        if self in self.store.open_writers:
+            self.store.open_writers.remove(self)
 
 
 def _info(uri: str, data: bytes, version: str = "") -> ObjectInfo:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
+from batchinference.errors import Fault
 from batchinference.model.run import Run
 from batchinference.model.work import Cleaned
+from batchinference.ports import ResultPlace, UnfinishedParts
 from batchinference.tasks.admit import claim_of
 from batchinference.tasks.layout import layout
 from batchinference.tasks.workbench import Workbench
@@ -13,7 +17,17 @@ def clean(run: Run, bench: Workbench) -> Cleaned:
     """After the manifest stands: the provider's files, then staging."""
     bench.data.delete_files(run)
     bench.staging.delete_prefix(layout(run).prefix)
+    _tidy(run, bench.output)
     return Cleaned()
+
+
+def _tidy(run: Run, place: ResultPlace) -> None:
+    """Parts that a dead worker began. The results stand, and nobody reads these: no trouble with
+    them is worth telling.
+    """
+    with suppress(Fault):
+        if isinstance(place, UnfinishedParts) and place.holds(claim_of(run)):
+            place.abort_parts()
 
 
 def release(run: Run, bench: Workbench) -> Cleaned:

@@ -8,6 +8,7 @@ manifest.json             written last; a reader may trust what it lists and not
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,9 +17,11 @@ import msgspec
 from batchinference.errors import Retry
 from batchinference.model.status import Reason
 from batchinference.model.work import Holder
-from batchinference.ports import Claim, ObjectStore, ObjectWriter
+from batchinference.ports import Claim, ObjectStore, ObjectWriter, UnfinishedWrites
 
 _DOCUMENT_LIMIT = 16 << 20
+_KINDS = ("results", "errors")
+_PART = re.compile(r"(results|errors)/part-\d{5,}\.jsonl")
 
 
 class _Manifest(msgspec.Struct, rename="camel"):
@@ -26,11 +29,16 @@ class _Manifest(msgspec.Struct, rename="camel"):
 
 
 class PrefixPlace:
-    """See `ports.ResultPlace` and `ports.Replaceable`."""
+    """See `ports.ResultPlace`, `ports.Replaceable` and `ports.UnfinishedParts`.
+
+    One object serves one task: the parts written are counted here.
+    """
 
     def __init__(self, store: ObjectStore, uri: str) -> None:
         self._store = store
         self.uri = uri if uri.endswith("/") else f"{uri}/"
+        self._begun = False
+        self._written: set[str] = set()
 
     # ------------------------------------------------------------ the claim
 
@@ -88,7 +96,7 @@ class PrefixPlace:
         """Remove another run's results. The manifest goes last: while it stands, the next claim
         knows that there is something left to remove.
         """
-        for kind in ("results", "errors"):
+        for kind in _KINDS:
             self._store.delete_prefix(f"{self.uri}{kind}/")
         self._store.delete(self._manifest_uri)
 
@@ -96,7 +104,10 @@ class PrefixPlace:
 
     def part(self, kind: str, number: int) -> ObjectWriter:
         """See `ports.ResultPlace.part`."""
-        return self._store.writer(self.part_uri(kind, number))
+        self._begin()
+        uri = self.part_uri(kind, number)
+        self._written.add(uri)
+        return self._store.writer(uri)
 
     def part_uri(self, kind: str, number: int) -> str:
         """See `ports.ResultPlace.part_uri`."""
@@ -104,8 +115,30 @@ class PrefixPlace:
 
     def write_manifest(self, manifest: Mapping[str, Any]) -> str:
         """See `ports.ResultPlace.write_manifest`."""
+        self._begin()
+        for kind in _KINDS:
+            for info in list(self._store.list(f"{self.uri}{kind}/")):
+                if self._is_part(info.uri) and info.uri not in self._written:
+                    self._store.delete(info.uri)
         self._store.put(self._manifest_uri, msgspec.json.format(msgspec.json.encode(manifest)))
         return self._manifest_uri
+
+    def _begin(self) -> None:
+        """Take away what an earlier finish left: first of all the manifest, which readers trust."""
+        if self._begun:
+            return
+        self._store.delete(self._manifest_uri)
+        self.abort_parts()
+        self._begun = True
+
+    def abort_parts(self) -> None:
+        """See `ports.UnfinishedParts.abort_parts`."""
+        if isinstance(self._store, UnfinishedWrites):
+            for kind in _KINDS:
+                self._store.abort_writes(f"{self.uri}{kind}/", self._is_part)
+
+    def _is_part(self, uri: str) -> bool:
+        return _PART.fullmatch(uri.removeprefix(self.uri)) is not None
 
     # ------------------------------------------------------------ what stands there
 
@@ -139,9 +172,7 @@ class PrefixPlace:
     def _has_results(self) -> bool:
         if self._store.head(self._manifest_uri) is not None:
             return True
-        return any(
-            True for kind in ("results", "errors") for _ in self._store.list(f"{self.uri}{kind}/")
-        )
+        return any(True for kind in _KINDS for _ in self._store.list(f"{self.uri}{kind}/"))
 
 
 class _ClaimDocument(msgspec.Struct, rename="camel"):

@@ -73,6 +73,9 @@ class FolderStore:
         self.path(uri).write_bytes(data)
         return True
 
+    def delete(self, uri: str) -> None:
+        self.path(uri).unlink(missing_ok=True)
+
     def writer(self, uri: str) -> FolderWriter:
         return FolderWriter(uri, self.path(uri).open("wb"))
 

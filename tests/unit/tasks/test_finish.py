@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchinference.core.keys import submission_id
+from batchinference.errors import Stalled
 from batchinference.model.batch import BatchState
 from batchinference.model.run import Shard, ShardState
 from batchinference.model.status import Reason
@@ -165,6 +166,71 @@ def test_finishing_again_after_a_crash_at_any_call_leaves_the_same_bytes(tmp_pat
         found.store.before = None
         found.finish()
         assert found.store.under(OUTPUT) == want
+
+
+def check_manifest(found: Desk) -> None:
+    """What stands in a manifest is what is there."""
+    if f"{OUTPUT}manifest.json" not in found.store.objects:
+        return
+    manifest = found.manifest()
+    for part in (*manifest["results"], *manifest["errors"]):
+        data = found.store.objects.get(part["uri"], b"")
+        assert hashlib.sha256(data).hexdigest() == part["sha256"], part["uri"]
+
+
+def test_no_reader_is_ever_misled_while_a_resumed_run_replaces_its_results(tmp_path: Path) -> None:
+    found = staged(tmp_path)
+    found.part_bytes = 700
+    found.end(0, files={"x": jsonl([answer(0), answer(1), refused(2), refused(3)])})
+    found.collect(0)
+    drop(found, 1)
+    drop(found, 2)
+    found.finish()
+    partial = dict(found.store.objects)
+    parts = found.manifest()["errors"]
+    assert len(parts) > 1
+    found.answer_all(1)
+    found.answer_all(2)
+    answers = dict(found.store.objects)
+    found.finish()
+    want = found.store.under(OUTPUT)
+    assert len(found.manifest()["errors"]) < len(parts), "fewer records failed"
+    assert parts[-1]["uri"] not in want, "what is left of the partial results goes"
+
+    def attempt(stop: int) -> bool:
+        """Finish on the partial results, dying before that call; whether it came to it."""
+        found.store.objects.clear()
+        found.store.objects.update(answers)
+        assert found.store.under(OUTPUT) == {u: partial[u] for u in found.store.under(OUTPUT)}
+        calls = 0
+
+        def before(_operation: str, _uri: str) -> None:
+            nonlocal calls
+            calls += 1
+            if calls > stop:
+                raise Crash  # dead: also to whoever would clean up
+            check_manifest(found)
+
+        found.store.before = before
+        try:
+            found.perform(TaskKind.FINISH)
+        except Crash:
+            return True
+        finally:
+            found.store.before = None
+        return False
+
+    stop = left = 0
+    while attempt(stop):
+        check_manifest(found)
+        left += len(found.store.open_writers)
+        found.store.before = lambda _operation, _uri: check_manifest(found)
+        found.finish()
+        assert found.store.under(OUTPUT) == want
+        assert found.store.open_writers == [], "uploads of the dead worker are aborted"
+        stop += 1
+    assert stop > 20
+    assert left, "there were some"
 
 
 def test_an_input_of_bad_records_alone_still_has_results(tmp_path: Path) -> None:
@@ -411,3 +477,38 @@ def test_cleaning_leaves_the_results_alone_and_can_be_done_twice(tmp_path: Path)
         assert found.staged() == {}
     assert json.loads(found.store.objects[f"{OUTPUT}manifest.json"])
     assert len(found.results()) == 10
+
+
+def test_cleaning_forgets_parts_that_nobody_finished_unless_the_place_is_anothers(
+    tmp_path: Path,
+) -> None:
+    found = staged(tmp_path)
+    for shard in range(3):
+        found.answer_all(shard)
+    found.finish()
+    names = ("results/part-00000.jsonl", "errors/part-00001.jsonl", "results/mine", "other/x")
+    for name in names:
+        found.store.writer(f"{OUTPUT}{name}")
+    claim = found.store.objects[f"{OUTPUT}_run.json"]
+    found.store.objects[f"{OUTPUT}_run.json"] = claim.replace(b"key0", b"key1")
+    assert found.perform(TaskKind.CLEAN) == Cleaned()
+    assert len(found.store.open_writers) == 4, "another run writes there now"
+    found.store.objects[f"{OUTPUT}_run.json"] = claim
+    assert found.perform(TaskKind.CLEAN) == Cleaned()
+    assert [w.uri.removeprefix(OUTPUT) for w in found.store.open_writers] == [*names[2:]]
+
+
+def test_an_output_place_that_cannot_be_tidied_does_not_keep_a_run_from_ending(
+    tmp_path: Path,
+) -> None:
+    found = staged(tmp_path)
+    for shard in range(3):
+        found.answer_all(shard)
+    found.finish()
+
+    def closed(_operation: str, uri: str) -> None:
+        if uri.startswith(OUTPUT):
+            raise Stalled(Reason.ACCESS_DENIED, "not any more")
+
+    found.store.before = closed
+    assert found.perform(TaskKind.CLEAN) == Cleaned()

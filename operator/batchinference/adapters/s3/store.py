@@ -350,7 +350,7 @@ class S3Store:
         objects = self.list(prefix)
         while keys := [split_uri(info.uri)[1] for info in islice(objects, 1000)]:
             self._delete_keys(bucket, keys, prefix)
-        self._abort_uploads(bucket, key)
+        self.abort_writes(prefix, lambda _uri: True)
 
     def _delete_keys(self, bucket: str, keys: Sequence[str], prefix: str) -> None:
         """At most 1000, which is what one call takes."""
@@ -363,16 +363,19 @@ class S3Store:
         for failed in answer.get("Errors", ()):
             refuse_one("delete", f"s3://{bucket}/{failed.get('Key', '')}", failed.get("Code", ""))
 
-    def _abort_uploads(self, bucket: str, prefix: str) -> None:
-        # Left behind by a crash; invisible but paid for. Not every store can list them, and not
-        # every identity may: the bucket's lifecycle rule is the fallback.
+    def abort_writes(self, prefix: str, is_ours: Callable[[str], bool]) -> None:
+        """See `ports.UnfinishedWrites`. Not every store can list them, and not every identity may:
+        the bucket's lifecycle rule is the fallback.
+        """
+        bucket, key = split_uri(prefix)
         with suppress(*_CALL):
             pages = self._client.get_paginator("list_multipart_uploads")
-            for page in pages.paginate(Bucket=bucket, Prefix=prefix):
+            for page in pages.paginate(Bucket=bucket, Prefix=key):
                 for upload in page.get("Uploads", ()):
-                    self._client.abort_multipart_upload(
-                        Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"]
-                    )
+                    if is_ours(f"s3://{bucket}/{upload['Key']}"):
+                        self._client.abort_multipart_upload(
+                            Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"]
+                        )
 
 
 def _storage(settings: Mapping[str, Any]) -> S3Storage:
