@@ -307,8 +307,10 @@ class UnfinishedParts(Protocol):
 class Journals(Protocol):
     """The journal's store: one ConfigMap per run key. `version` is its resourceVersion."""
 
-    async def all(self) -> Sequence[tuple[str, Run | None, str]]:
-        """Every journal as (run key, run, version); run None for one of a newer schema."""
+    async def unended(self) -> Sequence[tuple[str, Run | None, str]]:
+        """Every journal but the receipts of ended runs, as (run key, run, version); run None for
+        one that can't be read. There may be years of receipts: they are read by their keys.
+        """
 
     async def get(self, key: str) -> tuple[Run, str] | None:
         """One journal. Raises NewerSchema."""

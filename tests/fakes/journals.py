@@ -15,7 +15,7 @@ from batchinference.errors import (
     Unreadable,
 )
 from batchinference.model.codec import decode, encode
-from batchinference.model.run import SCHEMA, Run
+from batchinference.model.run import SCHEMA, Run, RunPhase
 from batchinference.model.status import Reason
 from fakes.world import World
 
@@ -25,7 +25,7 @@ class FakeJournals:
 
     Attributes:
         stored: run key -> (document, version), what survives a crash.
-        writes: how often anything was written.
+        writes, reads: how often anything was written, and any one journal read.
         on_write: told of every write as (before, after), for invariants.
         failure_rate: how often a call answers Retry, half of the time after it took hold.
     """
@@ -35,27 +35,32 @@ class FakeJournals:
     ) -> None:
         self.stored: dict[str, tuple[str, int]] = {}
         self.writes = 0
+        self.reads = 0
         self.failure_rate = failure_rate
         self.on_write: Callable[[Run | None, Run], None] | None = None
         self._max_bytes = max_bytes
         self._world = world or World()
         self._version = 0
 
-    async def all(self) -> Sequence[tuple[str, Run | None, str]]:
+    async def unended(self) -> Sequence[tuple[str, Run | None, str]]:
         await self._world.pause()
-        self._maybe_fail("journal.all")
+        self._maybe_fail("journal.unended")
         found: list[tuple[str, Run | None, str]] = []
         for key in sorted(self.stored):
             text, version = self.stored[key]
             try:
-                found.append((key, _read(text), str(version)))
+                run = _read(text)
             except NewerSchema:
                 found.append((key, None, str(version)))
+            else:
+                if run.phase is not RunPhase.ENDED:
+                    found.append((key, run, str(version)))
         await self._world.pause()
         return found
 
     async def get(self, key: str) -> tuple[Run, str] | None:
         await self._world.pause()
+        self.reads += 1
         self._maybe_fail("journal.get")
         held = self.stored.get(key)
         await self._world.pause()

@@ -1,6 +1,7 @@
 """Counts runs for the metrics: what there is now, and what has just ended.
 
-Reads entries and decides nothing. Labels are bounded: kinds of provider and states, never names.
+Reads entries and objects, and decides nothing. Labels are bounded: kinds of provider and states,
+never names.
 """
 
 from __future__ import annotations
@@ -9,20 +10,25 @@ from collections import Counter
 from collections.abc import Mapping
 
 from batchinference.clock import Clock
-from batchinference.model.run import Run, RunPhase, ShardState
+from batchinference.model.run import Ending, Run, RunPhase, ShardState
 from batchinference.ports import Metrics
 from batchinference.runtime.entry import Entry
+from batchinference.runtime.store import Store
 
 COUNT_EVERY_S = 15.0
 
+_ENDINGS = {ending.value for ending in Ending}
 _UNSURE = {ShardState.UNKNOWN, ShardState.FENCING}
 
 
 class Census:
     """Tells the metrics about runs."""
 
-    def __init__(self, entries: Mapping[str, Entry], clock: Clock, metrics: Metrics) -> None:
+    def __init__(
+        self, entries: Mapping[str, Entry], store: Store, clock: Clock, metrics: Metrics
+    ) -> None:
         self._entries = entries
+        self._store = store
         self._clock = clock
         self._metrics = metrics
         self._told: set[tuple[str, str]] = set()
@@ -50,6 +56,11 @@ class Census:
             for shard in run.shards:
                 unsure += shard.state in _UNSURE
                 queued[run.provider.account] += shard.state is ShardState.QUEUED
+        for key, job in self._store.jobs():
+            known = self._entries.get(key)
+            state = str(job.status.get("state", ""))
+            if state in _ENDINGS and (known is None or known.run is None):
+                jobs["", state] += 1
         for provider, state in self._told | set(jobs):
             self._metrics.gauge("jobs", jobs[provider, state], provider=provider, state=state)
         self._told |= set(jobs)

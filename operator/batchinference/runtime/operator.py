@@ -114,7 +114,7 @@ class Operator:
             deliver=self._deliver,
             entries=self._entries,
         )
-        self._census = Census(self._entries, clock, metrics)
+        self._census = Census(self._entries, self._store, clock, metrics)
         self._strays = Strays(
             store=self._store,
             entries=self._entries,
@@ -160,18 +160,19 @@ class Operator:
     # ---------------------------------------------------------------- life
 
     async def start(self) -> None:
-        """Read all journals, then begin to work.
+        """Read the journals of what goes on, then begin to work.
 
         Raises:
             Stalled, Retry: the journals can't be read.
         """
-        for key, run, version in await self._journals.all():
+        for key, run, version in await self._journals.unended():
+            if run is None:
+                continue  # found again, and reported, when its object is seen
             entry = self._entries.setdefault(key, Entry(key))
-            entry.run, entry.version, entry.newer_schema = run, version, run is None
-            if run is not None:
-                self._queue.add(key)
-                if not run.is_over:
-                    self._accounts.changed(run.provider.account)
+            entry.run, entry.version = run, version
+            self._queue.add(key)
+            if not run.is_over:
+                self._accounts.changed(run.provider.account)
         self._tasks.append(asyncio.create_task(self._queue.run_delays(), name="queue delays"))
         self._tasks.append(asyncio.create_task(self._sweeper.run(), name="sweeper"))
         self._tasks.append(asyncio.create_task(self._census.run(), name="census"))

@@ -102,6 +102,7 @@ class Reconciler:
         try:
             await self._pass(entry)
             entry.failures = 0
+            self._forget(entry)
         except (Fault, Superseded) as fault:
             self._later(entry)
             logger.warning("Run %s: %s", key[:12], fault)
@@ -120,6 +121,18 @@ class Reconciler:
         jitter = self._randomness.random()
         self._queue.add_after(entry.key, backoff_s(entry.failures, first, most, jitter))
 
+    def _forget(self, entry: Entry) -> None:
+        """Keep nothing of a run that is over and whose objects, if any are left, say so: when
+        something comes of it after all, its receipt is read again.
+        """
+        run, jobs = entry.run, self._store.jobs_of(entry.key)
+        busy = entry.inflight or entry.mailbox
+        if busy or (run is not None and run.phase is not RunPhase.ENDED):
+            return
+        if all(map(_rests, jobs)):
+            self._entries.pop(entry.key, None)
+            self._store.forget_run(entry.key, *([run.owner.uid] if run is not None else ()))
+
     async def _pass(self, entry: Entry) -> None:
         await self._let_others_go(entry.key)
         if entry.newer_schema:
@@ -129,8 +142,6 @@ class Reconciler:
         for _ in range(_MOST_PASSES):
             job = self._store.steering(entry.key)
             if self._lacks_run(entry, job) and not await self._begin(entry, job):
-                if job is None and entry.run is None and not entry.inflight:
-                    self._entries.pop(entry.key, None)
                 return
             if _is_behind(entry.run, job) or any(map(_is_failed_task, entry.mailbox)):
                 await self._journaling.find(entry)
@@ -159,7 +170,7 @@ class Reconciler:
 
     async def _begin(self, entry: Entry, job: BatchInferenceJob | None) -> bool:
         """Make the journal, or find it; whether there is a run now."""
-        if job is None:
+        if job is None or (entry.run is None and _rests(job)):
             return False
         if entry.run is None and await self._journaling.find(entry):
             return not self._lacks_run(entry, job) or await self._begin(entry, job)
@@ -338,6 +349,16 @@ def _is_behind(run: Run | None, job: BatchInferenceJob | None) -> bool:
     Another operator, whose last moments these are, wrote the end: read it instead of denying it.
     """
     return run is not None and job is not None and not run.is_over and is_final(job.status)
+
+
+def _rests(job: BatchInferenceJob) -> bool:
+    """Whether the object says all that there is to say of a run that is over, and is not ours to
+    hold.
+    """
+    meta = job.metadata
+    observed = job.status.get("observedGeneration")
+    shown = is_final(job.status) and observed == meta.generation
+    return shown and FINALIZER not in meta.finalizers
 
 
 def _is_failed_task(outcome: Outcome) -> bool:

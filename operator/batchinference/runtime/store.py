@@ -5,7 +5,7 @@ Owns which object steers a run and which keys an event concerns. It must not kno
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -78,6 +78,7 @@ class Store:
         self._changed_spec: set[str] = set()
         self._flaws: dict[str, str] = {}
         self._deleted: set[str] = set()
+        self._gone: dict[str, set[str]] = {}
         self._listing = 0
         self._listed: dict[str, int] = {}
         self._strays: dict[str, Stray] = {}
@@ -170,6 +171,7 @@ class Store:
         if key is None:
             return set()
         self._deleted.add(uid)
+        self._gone.setdefault(key, set()).add(uid)
         self._uids[key].discard(uid)
         if not self._uids[key]:
             del self._uids[key]
@@ -240,6 +242,14 @@ class Store:
     def dependents(self, key: str) -> set[str]:
         """Runs whose object refers to that provider."""
         return {self._keys[uid] for uid, job in self._jobs.items() if provider_of(job) == key}
+
+    def jobs(self) -> Iterator[tuple[str, BatchInferenceJob]]:
+        """Every job with its run key."""
+        return ((self._keys[uid], job) for uid, job in self._jobs.items())
+
+    def forget_run(self, key: str, *uids: str) -> None:
+        """Nobody asks any more which objects of the run, or of that uid, were deleted."""
+        self._deleted.difference_update(self._gone.pop(key, ()), uids)
 
     # ---- what our own writes tell ahead of the watch
 

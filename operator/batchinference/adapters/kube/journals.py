@@ -63,12 +63,12 @@ class KubeJournals:
         # can't change without the resourceVersion, so a write that goes through carries the newest.
         self._foreign: dict[str, tuple[dict[str, str], dict[str, str]]] = {}
 
-    async def all(self) -> Sequence[tuple[str, Run | None, str]]:
-        """See `ports.Journals.all`. One that can't be read is reported like one of a newer schema:
-        nothing may be written over it.
+    async def unended(self) -> Sequence[tuple[str, Run | None, str]]:
+        """See `ports.Journals.unended`. One that can't be read is reported like one of a newer
+        schema: nothing may be written over it.
         """
         found: list[tuple[str, Run | None, str]] = []
-        query = {"labelSelector": JOURNAL_LABEL, "limit": str(_PAGE)}
+        query = {"labelSelector": f"{JOURNAL_LABEL},{JOURNAL_LABEL}!=ended", "limit": str(_PAGE)}
         path = CONFIG_MAPS.path(self._namespace)
         while True:
             try:
