@@ -92,6 +92,7 @@ class Stack:
     sandbox: Mapping[str, Any]
     sandbox_process: Program
     settings: Mapping[str, Any]
+    values: Mapping[str, Any] = field(default_factory=dict)
     operators: list[Operator] = field(default_factory=list)
 
     @classmethod
@@ -100,10 +101,19 @@ class Stack:
         control_plane: ControlPlane,
         *,
         settings: Mapping[str, Any] | None = None,
+        values: Mapping[str, Any] | None = None,
         sandbox_options: Sequence[str] = (),
         say: Callable[[str], None] = lambda _text: None,
     ) -> Self:
-        """Start sandbox, install the chart, start one operator on a running control plane."""
+        """Start the sandbox and install the chart on a running control plane.
+
+        Args:
+            control_plane: where.
+            settings: of the runtime, beside `FAST`.
+            values: of the chart, beside the settings.
+            sandbox_options: for its command line.
+            say: told what happens.
+        """
         folder = Path(mkdtemp(prefix="bio-"))
         say("the sandbox: OpenAI, Bedrock and S3 on this machine")
         ready = folder / "sandbox.json"
@@ -117,7 +127,9 @@ class Stack:
         if not process.running:
             raise process.failure("did not start")
         told = json.loads(ready.read_text())
-        stack = cls(control_plane, folder, told, process, {**FAST, **(settings or {})})
+        stack = cls(
+            control_plane, folder, told, process, {**FAST, **(settings or {})}, values or {}
+        )
         say("the chart, with helm")
         try:
             stack.install_chart()
@@ -149,7 +161,9 @@ class Stack:
     def install_chart(self) -> None:
         """Install or upgrade the chart with this stack's settings."""
         values = self.folder / "values.yaml"
-        values.write_text(yaml.safe_dump({"settings": {"runtime": dict(self.settings)}}))
+        values.write_text(
+            yaml.safe_dump({**self.values, "settings": {"runtime": dict(self.settings)}})
+        )
         self.control_plane.helm(
             *("upgrade", "--install", RELEASE, str(CHART), "--namespace", OPERATOR_NAMESPACE),
             *("--create-namespace", "--values", str(values)),

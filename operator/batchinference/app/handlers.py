@@ -32,17 +32,11 @@ _LOGIN_WINDOW_S = 600.0
 _LOGIN_TRIES = 6
 
 
-def kinds_of(namespaces: Sequence[str]) -> tuple[str, ...]:
-    """The kinds to watch: with namespaces given, none that is of the cluster."""
-    return tuple(kind for kind in KINDS if not namespaces or RESOURCES[kind].namespaced)
-
-
 def build_registry(
     feed: Feed,
     *,
     server: str,
     session: Callable[[], aiohttp.ClientSession],
-    kinds: Sequence[str] = KINDS,
     cleanup: Callable[[], Awaitable[None]] | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> kopf.OperatorRegistry:
@@ -52,13 +46,12 @@ def build_registry(
         feed: hears of every event; what it raises is logged and dropped.
         server: URL of the API server.
         session: makes a bounded, authenticated session, at every login.
-        kinds: to be watched.
         cleanup: ends what runs beside kopf; awaited when kopf ends, as kopf cancels after a few
             seconds what was started since.
         clock: seconds, to see logins that repeat themselves.
     """
     registry = kopf.OperatorRegistry()
-    for kind in kinds:
+    for kind in KINDS:
         kopf.on.event(
             GROUP,
             VERSION,
@@ -149,6 +142,6 @@ async def watch(
     await kopf.operator(registry=registry, settings=build_settings(), stop_flag=stop, **where)
 
 
-def watch_connections(kinds: Sequence[str], namespaces: Sequence[str]) -> int:
+def watch_connections(namespaces: Sequence[str]) -> int:
     """Connections that the watches need: a stream for each kind and namespace, a few to list."""
-    return len(kinds) * max(1, len(namespaces)) + 4
+    return len(KINDS) * max(1, len(namespaces)) + 4

@@ -79,7 +79,8 @@ class Settings:
 
     Attributes:
         namespace: the operator's own, where journals are; "" = the pod's.
-        watch_namespaces: whose jobs are run; empty = all, with cluster-wide providers.
+        watch_namespaces: whose jobs are run; empty = all. Cluster-wide providers are of the
+            cluster and always watched.
         kubeconfig: a path; "" = the pod's ServiceAccount, outside of a pod kubectl's kubeconfig.
         installation_id: instead of the uid of kube-system, where that cannot be read.
         shutdown_seconds: how long a stop may take; below the pod's grace period.

@@ -81,7 +81,7 @@ class Assembly:
             timeout_s=settings.kube.timeout_seconds,
         )
         self._stack.push_async_callback(client.close)
-        await wait_for_kinds(client, handlers.kinds_of(settings.watch_namespaces))
+        await wait_for_kinds(client, handlers.KINDS)
         kube = KubeObjects(client)
         installation = settings.installation_id or await self._installation(kube)
         log.info(
@@ -130,7 +130,6 @@ class Assembly:
         assert self._client is not None
         assert self._operator is not None
         client, namespaces = self._client, self._settings.watch_namespaces
-        kinds = handlers.kinds_of(namespaces)
 
         async def cleanup() -> None:
             stop.set()  # after a signal kopf would wait some seconds for who waits for it
@@ -139,8 +138,7 @@ class Assembly:
         registry = handlers.build_registry(
             self._counted(self._operator.observe),
             server=client.host,
-            session=lambda: client.session(handlers.watch_connections(kinds, namespaces)),
-            kinds=kinds,
+            session=lambda: client.session(handlers.watch_connections(namespaces)),
             cleanup=cleanup,
         )
         self._watched = self._watching = True
