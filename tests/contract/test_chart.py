@@ -346,7 +346,7 @@ def test_without_rbac_nothing_grants_anything(render) -> None:
         ("podMonitor.enabled", "PodMonitor"),
         ("networkPolicy.enabled", "NetworkPolicy"),
         (
-            "admissionPolicy.requireBudget=true,admissionPolicy.enabled",
+            "admissionPolicy.allowedModels={small},admissionPolicy.enabled",
             "ValidatingAdmissionPolicy",
         ),
         ("podDisruptionBudget.enabled", "PodDisruptionBudget"),
