@@ -11,6 +11,7 @@ import dataclasses
 import inspect
 import re
 import shlex
+import subprocess
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -29,6 +30,7 @@ from batchinference.records import codes
 from batchinference.runtime.settings import RuntimeSettings
 from batchinference.telemetry.metrics import DECLARED, PREFIX
 from contract.crds import KINDS, ROOT, crd, problems
+from control_plane import find_helm
 
 DOCS = ROOT / "docs"
 PACKAGE = ROOT / "operator" / "batchinference"
@@ -349,6 +351,16 @@ def test_kubectl_is_asked_for_what_it_knows(command: Command) -> None:
         assert words[1].partition("/")[0] in known
 
 
+@pytest.mark.parametrize("command", of("kubectl"))
+def test_no_wait_goes_on_after_the_job_has_failed(command: Command) -> None:
+    """A job that ends as it should not never gets the condition that is waited for."""
+    if "wait" in command.words and {"bij", "batchinferencejob"} & {
+        word.partition("/")[0] for word in command.words
+    }:
+        ends_on_either = "jsonpath={.status.completionTime}"
+        assert options_values(command.words, "--for") == [ends_on_either]
+
+
 @pytest.mark.parametrize("command", of("helm"))
 def test_charts_and_values_that_helm_is_given_exist(command: Command) -> None:
     chart = next((word for word in command.words if word.startswith("charts/")), None)
@@ -359,14 +371,32 @@ def test_charts_and_values_that_helm_is_given_exist(command: Command) -> None:
         assert command.words[1] == "uninstall"
     for path in options_values(command.words, "--values", "-f"):
         assert is_written_by_the_reader(command.page, path), path
-    values = yaml.safe_load(text_of("charts/batch-inference-operator/values.yaml"))
-    for setting in options_values(command.words, "--set"):
-        node: Any = values
-        for name in setting.split("=")[0].split("."):
-            if node == {}:
-                break  # passed through as it is, such as `settings`
-            assert name in node, setting
-            node = node[name]
+    lost_by_the_next_upgrade = options_values(command.words, "--set")
+    assert lost_by_the_next_upgrade == []
+
+
+def test_the_values_that_the_reader_of_the_install_page_collects_are_valid(
+    tmp_path: Path,
+) -> None:
+    page = text_of("docs/how-to/install.md")
+    values: dict[str, Any] = {}
+    for block in blocks(page):
+        if block.language == "yaml":
+            added = yaml.safe_load(block.text)
+            assert not values.keys() & added.keys(), "a section would replace that of another"
+            values |= added
+    assert {"image", "watchNamespaces", "admissionPolicy"} <= values.keys()
+    (tmp_path / "values.yaml").write_text(yaml.safe_dump(values))
+    chart = str(ROOT / "charts" / "batch-inference-operator")
+    name = ("batch-inference-operator", chart, "--namespace", "batch-inference")
+    made = subprocess.run(
+        [find_helm(), "template", *name, "--values", str(tmp_path / "values.yaml")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert made.returncode == 0, made.stderr
+    assert "registry.example.com/batch-inference-operator:0.1.0" in made.stdout
 
 
 @pytest.mark.parametrize("command", of("batch-inference-operator"))
