@@ -7,47 +7,39 @@ Classes follow protocol 6 to the letter: unbilled is only what a line says is un
 absent from completely read files of a batch that may leave records unprocessed. Everything else
 that has no answer is `AnswerLost`, and is never sent again.
 
-Memory: a few integers per record. The bodies go through a local file and an index over it.
+What is in staging wins over what the provider still has: the answers become visible with one write,
+behind a note of what they are and of which batches. A collection that finds both was only not heard
+of, and is not made again; the provider may have dropped its files by now.
 """
 
 from __future__ import annotations
 
-import os
-import re
-from array import array
-from collections.abc import Iterator
-from typing import IO
+import hashlib
+import zlib
+
+import msgspec
 
 from batchinference.errors import Permanent
 from batchinference.model.batch import BatchState
 from batchinference.model.run import Collected, Run, Shard, Submission, SubmissionState
 from batchinference.model.work import ShardCollected
-from batchinference.ports import ResultLine
+from batchinference.ports import ObjectStore
 from batchinference.records import codes
 from batchinference.records.index import Rows, pack_rows
 from batchinference.records.lines import plain_lines
-from batchinference.records.result import answer_tail, error_tail
-from batchinference.records.tails import ANSWERED, FAILED, LOST, tail_line, tail_of
-from batchinference.records.wire import row_of
+from batchinference.records.result import error_tail
+from batchinference.records.tails import tail_of
 from batchinference.tasks import spool
+from batchinference.tasks.join import FAILED, LOST, STATES, UNBILLED, Join, batched
 from batchinference.tasks.layout import Layout, layout
 from batchinference.tasks.merge import unbilled_rows
 from batchinference.tasks.workbench import ProgressReports, Report, Workbench
-
-_ABSENT, _UNBILLED, _LOST, _FAILED, _ANSWERED = range(5)
-"""What is known of a row, each worth more than those before: a better line replaces a worse one,
-an equal one is a duplicate and is ignored."""
-
-_KINDS = {_LOST: LOST, _FAILED: FAILED, _ANSWERED: ANSWERED}
-_STATES = {kind: state for state, kind in _KINDS.items()}
 
 _UNBILLED_CODES = {
     BatchState.EXPIRED: codes.BATCH_EXPIRED,
     BatchState.CANCELLED: codes.BATCH_CANCELLED,
 }
 
-_SOME_ID = re.compile(rb'"(r\d{1,10})"')
-_FLUSH_BYTES = 1 << 20
 _PROGRESS_MASK = 0xFF  # look at the clock every 256 lines
 
 
@@ -62,9 +54,12 @@ def collect(run: Run, shard: Shard, bench: Workbench, report: Report) -> ShardCo
     if submission is None:
         raise Permanent(codes.NOT_SUBMITTED, f"Shard {shard.index} was never submitted")
     where = layout(run)
+    staged = _already_staged(shard, bench, where)
+    if staged is not None:
+        return ShardCollected(staged, late=len(shard.late))
     rows = Rows(bench.staging.read(spool.staged(bench.staging, where.index(shard.index))))
     with spool.folder(bench.spool, run) as folder, (folder / "answers").open("w+b") as file:
-        join = _Join(rows, file)
+        join = Join(rows, file)
         if shard.collected is not None:
             _take_over(join, shard, bench, where)
         for batch in _batches(shard):
@@ -73,17 +68,70 @@ def collect(run: Run, shard: Shard, bench: Workbench, report: Report) -> ShardCo
                 _refuse(join, batch)
             else:
                 _read(join, batch, bench, report)
-        lines = join.in_row_order()
-        writer = bench.staging.writer(where.answers(shard.index))
-        try:
-            for data in _batched(lines):
-                writer.write(data)
-            writer.commit()
-        except BaseException:
-            writer.abort()
-            raise
-        bench.staging.put(where.unbilled(shard.index), pack_rows(join.unbilled_rows()))
-        return ShardCollected(join.collected(_code(shard)), late=len(shard.late))
+        collected = join.collected(_code(shard))
+        _store(join, shard, collected, bench.staging, where)
+        return ShardCollected(collected, late=len(shard.late))
+
+
+# ---------------------------------------------------------------- staging
+
+
+class _Note(msgspec.Struct):
+    """What the staged answers of a shard are.
+
+    Attributes:
+        basis: of which batches, see `_basis`.
+        size, checksum: of the answers that belong to it; they are written after it.
+    """
+
+    basis: str
+    size: int
+    checksum: int
+    collected: Collected
+
+
+def _store(
+    join: Join, shard: Shard, collected: Collected, staging: ObjectStore, where: Layout
+) -> None:
+    """The answers last: with them all of it is there."""
+    size = checksum = 0
+    writer = staging.writer(where.answers(shard.index))
+    try:
+        for data in batched(join.in_row_order()):
+            writer.write(data)
+            size, checksum = size + len(data), zlib.crc32(data, checksum)
+        staging.put(where.unbilled(shard.index), pack_rows(join.unbilled_rows()))
+        note = _Note(_basis(shard), size, checksum, collected)
+        staging.put(where.collected(shard.index), msgspec.json.encode(note))
+        writer.commit()
+    except BaseException:
+        writer.abort()
+        raise
+
+
+def _already_staged(shard: Shard, bench: Workbench, where: Layout) -> Collected | None:
+    """What an earlier try came to that nobody heard of."""
+    data = bench.staging.get(where.collected(shard.index))
+    answers = bench.staging.head(where.answers(shard.index))
+    if data is None or answers is None:
+        return None
+    note = msgspec.json.decode(data, type=_Note)
+    if (note.basis, note.size) != (_basis(shard), answers.size):
+        return None
+    checksum = 0
+    for piece in bench.staging.read(answers):
+        checksum = zlib.crc32(piece, checksum)
+    return note.collected if checksum == note.checksum else None
+
+
+def _basis(shard: Shard) -> str:
+    """A hash of everything that a collection of the shard depends on, besides the files' bytes."""
+    batches = [(b.ordinal, b.batch_id, b.batch_state, b.files, b.failure) for b in _batches(shard)]
+    form = msgspec.json.encode([shard.sha256, shard.collected, batches])
+    return hashlib.sha256(form).hexdigest()
+
+
+# ---------------------------------------------------------------- the batches
 
 
 def _batches(shard: Shard) -> list[Submission]:
@@ -102,15 +150,15 @@ def _was_sent(submission: Submission) -> bool:
     return has_verdict or not is_open
 
 
-def _take_over(join: _Join, shard: Shard, bench: Workbench, where: Layout) -> None:
+def _take_over(join: Join, shard: Shard, bench: Workbench, where: Layout) -> None:
     """Begin with what was collected before: the provider may not have it any more."""
     before, answers = shard.collected, where.answers(shard.index)
     assert before is not None
     for line in plain_lines(bench.staging.read(spool.staged(bench.staging, answers))):
         found = tail_of(line)
-        join.put(found.row, _STATES[found.kind], found.tail)
+        join.put(found.row, STATES[found.kind], found.tail)
     for row in unbilled_rows(shard, bench.staging, where):
-        join.put(row, _UNBILLED, b"")
+        join.put(row, UNBILLED, b"")
     join.input_tokens, join.output_tokens = before.input_tokens, before.output_tokens
     join.duplicates += before.ignored
 
@@ -131,7 +179,7 @@ def _is_refused(submission: Submission) -> bool:
     )
 
 
-def _refuse(join: _Join, submission: Submission) -> None:
+def _refuse(join: Join, submission: Submission) -> None:
     """One verdict for all of its records, without asking the provider."""
     failure = submission.failure
     if failure is not None and (failure.quota or failure.transient):
@@ -140,11 +188,11 @@ def _refuse(join: _Join, submission: Submission) -> None:
     said = f"{failure.code}: {failure.message}" if failure and failure.code else ""
     said = said or (failure.message if failure else "")
     message = f"The provider failed the whole batch: {said}" if said else "The whole batch failed"
-    for row in join.unspoken_rows(below=_FAILED):
-        join.put(row, _FAILED, error_tail(row, codes.BATCH_FAILED, message))
+    for row in join.unspoken_rows(below=FAILED):
+        join.put(row, FAILED, error_tail(row, codes.BATCH_FAILED, message))
 
 
-def _read(join: _Join, submission: Submission, bench: Workbench, report: Report) -> None:
+def _read(join: Join, submission: Submission, bench: Workbench, report: Report) -> None:
     """Read every result file, then judge the rows that no line spoke of."""
     progress = ProgressReports(report, bench, len(join.rows), "records")
     is_complete, broken_before = True, join.broken
@@ -176,186 +224,5 @@ def _read(join: _Join, submission: Submission, bench: Workbench, report: Report)
     else:
         why = "the result files of the batch don't have it"
     message = f"The record may have been processed and billed, but {why}; it is not sent again"
-    for row in join.unspoken_rows(below=_LOST):
-        join.put(row, _LOST, error_tail(row, codes.ANSWER_LOST, message))
-
-
-class _Join:
-    """Results by row: the bodies in a file, where they are in arrays.
-
-    Attributes:
-        seen: lines with an id of this shard.
-        foreign, duplicates: lines that were ignored.
-        broken: lines without a legible id.
-    """
-
-    def __init__(self, rows: Rows, file: IO[bytes]) -> None:
-        self.rows = rows
-        self._file = file
-        self._held: list[bytes] = []
-        self._size = self._written = 0
-        self._state = bytearray(len(rows))
-        self._spoken = bytearray(len(rows))
-        self._offsets = array("Q", bytes(8 * len(rows)))
-        self._lengths = array("Q", bytes(8 * len(rows)))
-        self.seen = self.foreign = self.duplicates = self.broken = 0
-        self.input_tokens = self.output_tokens = 0
-
-    def begin_batch(self) -> None:
-        """No line of this batch was read so far."""
-        self._spoken = bytearray(len(self.rows))
-
-    def add(self, line: bytes, found: ResultLine) -> None:
-        """Take one line of a result file."""
-        if not found.wire_id:
-            if not line.isspace():
-                self._salvage(line)
-            return
-        row = row_of(found.wire_id)
-        at = -1 if row is None else self.rows.position(row)
-        if row is None or at < 0:
-            self.foreign += 1
-            return
-        self.seen += 1
-        if not found.error_code:
-            tail = answer_tail(row, found.status_code, found.request_id, found.body)
-            if not _is_legible(tail):
-                self._lose(row)
-            elif self._put(at, row, _ANSWERED, tail):
-                self.input_tokens += found.input_tokens
-                self.output_tokens += found.output_tokens
-        elif found.unbilled:
-            self._put(at, row, _UNBILLED, b"")
-        else:
-            self._put(at, row, _FAILED, _error(row, found))
-
-    def _salvage(self, line: bytes) -> None:
-        """A line that can't be read loses one row's answer: the one whose id it shows, if any."""
-        ids = {row_of(name.decode()) for name in _SOME_ID.findall(line)}
-        row = ids.pop() if len(ids) == 1 else None
-        if row is None or self.rows.position(row) < 0:
-            self.broken += 1
-            return
-        self.seen += 1
-        self._lose(row)
-
-    def _lose(self, row: int) -> None:
-        message = (
-            "The record was processed and maybe billed, but its line in the result file can't be "
-            "read; it is not sent again"
-        )
-        self.put(row, _LOST, error_tail(row, codes.ANSWER_LOST, message))
-
-    def put(self, row: int, state: int, tail: bytes) -> bool:
-        """Keep a verdict, unless one as good is known. Whether it was kept."""
-        return self._put(self.rows.position(row), row, state, tail)
-
-    def _put(self, at: int, row: int, state: int, tail: bytes) -> bool:
-        self._spoken[at] = 1
-        if self._state[at] >= state:
-            self.duplicates += 1
-            return False
-        self._state[at] = state
-        if state >= _LOST:
-            line = tail_line(_KINDS[state], row, tail)
-            length = len(line)
-            self._offsets[at] = self._size
-            self._lengths[at] = length
-            self._size += length
-            self._held.append(line)
-            if self._size - self._written >= _FLUSH_BYTES:
-                self._flush()
-        return True
-
-    def _flush(self) -> None:
-        self._file.write(b"".join(self._held))
-        self._held.clear()
-        self._written = self._size
-
-    def all_unspoken_are_unbilled(self) -> None:
-        """Rows of which this batch has no line, unless another batch has something of them."""
-        for at, spoken in enumerate(self._spoken):
-            if not spoken and self._state[at] == _ABSENT:
-                self._state[at] = _UNBILLED
-
-    def unspoken_rows(self, below: int) -> Iterator[int]:
-        """Rows of which this batch has no line, and no batch anything as good as that."""
-        for at, spoken in enumerate(self._spoken):
-            if not spoken and self._state[at] < below:
-                yield self.rows[at]
-
-    def unbilled_rows(self) -> Iterator[int]:
-        for at, known in enumerate(self._state):
-            if known == _UNBILLED:
-                yield self.rows[at]
-
-    def in_row_order(self) -> Iterator[bytes]:
-        """The lines of all rows but the unbilled ones, in pieces: lines that came one behind the
-        other are read together.
-        """
-        self._flush()
-        self._file.flush()
-        handle = self._file.fileno()
-        start = end = 0
-        for state, offset, length in zip(self._state, self._offsets, self._lengths, strict=True):
-            if state < _LOST:
-                continue
-            if offset != end or end - start >= _FLUSH_BYTES:
-                if end > start:
-                    yield os.pread(handle, end - start, start)
-                start = offset
-            end = offset + length
-        if end > start:
-            yield os.pread(handle, end - start, start)
-
-    def collected(self, code: str) -> Collected:
-        """The counts, from the rows; `code` is that of the unbilled ones."""
-        unbilled = self._state.count(_UNBILLED)
-        return Collected(
-            answered=self._state.count(_ANSWERED),
-            failed=self._state.count(_FAILED),
-            unbilled=unbilled,
-            lost=self._state.count(_LOST),
-            input_tokens=self.input_tokens,
-            output_tokens=self.output_tokens,
-            unbilled_code=code if unbilled else "",
-            ignored=self.foreign + self.duplicates + self.broken,
-        )
-
-
-def _error(row: int, found: ResultLine) -> bytes:
-    code = found.error_code or codes.PROVIDER_ERROR
-    tail = error_tail(
-        row,
-        code,
-        found.error_message,
-        status_code=found.status_code,
-        request_id=found.request_id,
-        body=found.body,
-    )
-    return tail if _is_legible(tail) else error_tail(row, code, found.error_message)
-
-
-def _is_legible(tail: bytes) -> bool:
-    """Whether bytes that were passed on untouched are one line of UTF-8, as they should be."""
-    if not tail.isascii():
-        try:
-            tail.decode()
-        except UnicodeDecodeError:
-            return False
-    return b"\n" not in tail
-
-
-def _batched(pieces: Iterator[bytes]) -> Iterator[bytes]:
-    """The pieces, put together until they have about a megabyte."""
-    held: list[bytes] = []
-    size = 0
-    for piece in pieces:
-        held.append(piece)
-        size += len(piece)
-        if size >= _FLUSH_BYTES:
-            yield b"".join(held)
-            held.clear()
-            size = 0
-    if held:
-        yield b"".join(held)
+    for row in join.unspoken_rows(below=LOST):
+        join.put(row, LOST, error_tail(row, codes.ANSWER_LOST, message))

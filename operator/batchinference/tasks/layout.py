@@ -6,6 +6,7 @@
     stage.json              the pass is over: how many rows and segments there are
     answers/00000.jsonl     final answers and errors of shard 0, by row (`records.tails`)
     answers/00000.unbilled  its rows that were certainly not billed (`records.index.pack_rows`)
+    answers/00000.json      what the two came to, and of which batches (`tasks.collect`)
 
 A segment is the part of the input from one shard's first record to the next one's; only the shards
 of the staging pass have one, shards of pooled records don't.
@@ -48,6 +49,10 @@ class Layout:
     def unbilled(self, index: int) -> str:
         """A collected shard's unbilled rows."""
         return f"{self.prefix}answers/{index:05d}.unbilled"
+
+    def collected(self, index: int) -> str:
+        """What the collection of a shard came to."""
+        return f"{self.prefix}answers/{index:05d}.json"
 
 
 def layout(run: Run) -> Layout:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import random
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from hypothesis import strategies as st
 
 from batchinference.errors import Permanent, Retry
 from batchinference.model.batch import BatchFailure, BatchState
-from batchinference.model.run import Collected, SubmissionState
+from batchinference.model.run import Collected, ShardState, SubmissionState
 from batchinference.model.status import Reason
 from batchinference.model.work import FaultKind, TaskFault, TaskKind
 from batchinference.ports import ResultLine
@@ -23,9 +25,12 @@ from batchinference.records import codes
 from batchinference.records.index import unpack_rows
 from batchinference.records.tails import tail_of
 from fakes.data import BodyData, decode_openai
+from fakes.stores import Crash
 from unit.tasks.desk import STAGING, Desk, answer, expired, jsonl, refused, request
 
 ROWS = 5
+ANSWERS = f"{STAGING}answers/00000.jsonl"
+NOTE = f"{STAGING}answers/00000.json"
 
 
 def staged(path: Path, rows: int = ROWS) -> Desk:
@@ -177,10 +182,113 @@ def test_a_batch_that_failed_as_a_whole_is_judged_without_asking_the_provider(
 def test_collecting_again_after_a_crash_leaves_the_same_bytes(tmp_path: Path) -> None:
     found = staged(tmp_path)
     found.end(0, BatchState.EXPIRED, {"a": jsonl([answer(3), answer(0), expired(2)])})
+    unheard = found.run
     first = found.collect(0)
     bytes_before = found.staged()
+    found.run = unheard
     assert found.collect(0) == first
     assert found.staged() == bytes_before
+
+
+def dying(found: Desk, stop: int) -> bool:
+    """Collect and die before that call on staging; whether it came to it."""
+    calls = 0
+
+    def before(_operation: str, _uri: str) -> None:
+        nonlocal calls
+        calls += 1
+        if calls > stop:
+            raise Crash
+
+    found.store.before = before
+    try:
+        found.perform(TaskKind.COLLECT, shard=0, ordinal=1)
+    except Crash:
+        return True
+    finally:
+        found.store.before = None
+    return False
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["alone", "with-a-late-batch"])
+def test_answers_in_staging_win_over_files_that_are_gone_by_now(tmp_path: Path, late: bool) -> None:
+    found = staged(tmp_path)
+    found.end(0, BatchState.EXPIRED, {"a": jsonl([answer(3), answer(0), expired(2)])})
+    if late:
+        found.collect(0)
+        shard = found.run.shards[0]
+        assert shard.last is not None
+        other = replace(shard.last, batch_id="late", files=("b",), batch_state=BatchState.COMPLETED)
+        found.data.files["b"] = jsonl([answer(n) for n in range(5)])  # type: ignore[attr-defined]
+        ended = replace(shard, state=ShardState.ENDED, late=(other,))
+        found.run = found.run.with_shard(ended)
+    before, run = dict(found.store.objects), found.run
+    want = found.collect(0).collected
+    bytes_wanted = found.staged()
+    held = found.data.files.copy()  # type: ignore[attr-defined]
+
+    def again(stop: int) -> bool:
+        found.store.objects.clear()
+        found.store.objects.update(before)
+        found.run = run
+        found.data.files.update(held)  # type: ignore[attr-defined]
+        return dying(found, stop)
+
+    stop = kept = 0
+    while again(stop):
+        stop += 1
+        has_answers = found.store.objects.get(ANSWERS) != before.get(ANSWERS)
+        found.data.files.clear()  # type: ignore[attr-defined]
+        collected = found.collect(0).collected
+        if has_answers:
+            kept += 1
+            assert collected == want
+            assert found.staged() == bytes_wanted
+        else:
+            assert collected is not None
+            assert collected.lost, "they were lost before anything was staged"
+    assert stop > 5
+    again(stop)  # to the end, and nobody hears of it
+    found.data.files.clear()  # type: ignore[attr-defined]
+    assert found.collect(0).collected == want
+    assert found.staged() == bytes_wanted
+    assert kept == 0, "the answers are the last thing that is written"
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda found: found.store.objects.pop(NOTE), "no note"),
+        (lambda found: found.store.objects.pop(ANSWERS), "no answers"),
+        (
+            lambda found: found.store.objects.update({ANSWERS: found.store.objects[ANSWERS][:-9]}),
+            "cut short",
+        ),
+        (
+            lambda found: found.store.objects.update(
+                {ANSWERS: found.store.objects[ANSWERS].replace(b"fine", b"FINE")}
+            ),
+            "of another collection",
+        ),
+        (
+            lambda found: found.end(0, BatchState.EXPIRED, {"other": jsonl([answer(1)])}),
+            "of another batch",
+        ),
+    ],
+)
+def test_only_whole_answers_of_the_very_batches_count_as_staged(
+    tmp_path: Path, change: Callable[[Desk], Any], reason: str
+) -> None:
+    found = staged(tmp_path)
+    found.end(0, BatchState.EXPIRED, {"a": jsonl([answer(1)])})
+    unheard = found.run
+    found.collect(0)
+    want = found.staged()
+    found.run = unheard
+    change(found)
+    found.collect(0)
+    assert found.staged()[ANSWERS] == want[ANSWERS], reason
+    assert b'"answered":1' in found.staged()[NOTE]
 
 
 def test_a_passing_failure_of_the_provider_leaves_nothing_half_written(tmp_path: Path) -> None:
@@ -223,7 +331,6 @@ def test_a_shard_that_was_never_submitted_has_nothing_to_collect(tmp_path: Path)
 def test_a_write_that_fails_half_way_is_not_seen(tmp_path: Path) -> None:
     found = staged(tmp_path)
     found.end(0, files={"a": jsonl(answer(n) for n in range(5))})
-    before = found.staged()
 
     def full(operation: str, uri: str) -> None:
         if operation == "commit":
@@ -233,7 +340,7 @@ def test_a_write_that_fails_half_way_is_not_seen(tmp_path: Path) -> None:
     result = found.perform(TaskKind.COLLECT, shard=0, ordinal=1)
     assert isinstance(result, TaskFault)
     assert (result.kind, result.reason) == (FaultKind.WAITING, Reason.DISK_FULL)
-    assert found.staged() == before
+    assert ANSWERS not in found.staged()
 
 
 def test_a_raw_body_is_passed_on_byte_by_byte_unless_it_is_no_text(tmp_path: Path) -> None:
