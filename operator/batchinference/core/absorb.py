@@ -20,6 +20,7 @@ from batchinference.core.follow import (
     submit_answered,
 )
 from batchinference.core.keys import next_ordinal
+from batchinference.core.late import late_of
 from batchinference.core.notes import Notes
 from batchinference.core.outcomes import (
     BatchMissing,
@@ -248,6 +249,8 @@ def _pooled(run: Run, result: Pooled) -> Run:
     fits = all(s.index >= len(run.shards) for s in result.shards)
     if run.phase is not RunPhase.RUNNING or len(sources) < len(result.sources) or not fits:
         return run  # the records went on already, or the run finishes without them
+    if result.late != late_of(run, result.sources):
+        return run  # some of them may have answers by now
     for shard in sources:
         assert shard.collected is not None
         left = replace(shard.collected, unbilled_code=BELOW_MINIMUM)
@@ -255,7 +258,13 @@ def _pooled(run: Run, result: Pooled) -> Run:
         run = run.with_shard(kept)
     attempt = max((s.attempt + (not was_cancelled_by_us(s)) for s in sources), default=1)
     added = [
-        replace(s, state=ShardState.QUEUED, attempt=attempt, sources=result.sources)
+        replace(
+            s,
+            state=ShardState.QUEUED,
+            attempt=attempt,
+            sources=result.sources,
+            known_late=result.late,
+        )
         for s in result.shards
     ]
     return replace(run, shards=(*run.shards, *added))

@@ -7,6 +7,7 @@ Here is what their appearance and their end mean for the shard.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from datetime import datetime
 
@@ -60,7 +61,7 @@ def appeared(run: Run, key: tuple[int, int], view: BatchView, now: datetime) -> 
         batch_state=view.state,
         fenced_at=made.fenced_at if made else None,
     )
-    return _taken_back(run.with_shard(replace(shard, late=(*shard.late, late))), shard)
+    return run.with_shard(replace(shard, late=(*shard.late, late)))
 
 
 def _is_forgotten(shard: Shard, view: BatchView) -> bool:
@@ -71,18 +72,36 @@ def _is_forgotten(shard: Shard, view: BatchView) -> bool:
     return shard.sha256.startswith(named.content_hash)
 
 
-def _taken_back(run: Run, shard: Shard) -> Run:
-    """Records that went on into shards of which nothing was sent yet do not go before it is known
-    what the late batch has of them.
+def late_of(run: Run, sources: Iterable[int]) -> int:
+    """How many late batches are known of these shards, and of those that their records were pooled
+    from.
     """
-    made = [s for s in run.shards if shard.index in s.sources and not s.pooled]
-    unsent = [s for s in made if s.state is ShardState.QUEUED and not s.was_accepted]
-    for one in unsent:
-        dropped = step_shard(one, ShardInput.DROP)
-        assert dropped is not None
-        run = run.with_shard(replace(dropped, pooled=True))
-    if unsent and len(unsent) == len(made):
-        for index in made[0].sources:
+    found: set[int] = set()
+    ahead = set(sources)
+    while ahead:
+        found |= ahead
+        ahead = {n for index in ahead for n in run.shards[index].sources} - found
+    return sum(len(run.shards[n].late) for n in found)
+
+
+def taken_back(run: Run) -> Run:
+    """Pooled records that ask for a place do not go as they are when a batch that held them came
+    to light since: what it has no answer to is pooled anew.
+    """
+    for made in run.shards:
+        is_stale = made.known_late != late_of(run, made.sources)
+        if made.state is ShardState.QUEUED and is_stale:
+            dropped = step_shard(made, ShardInput.DROP)
+            assert dropped is not None
+            run = _pooled_anew(run.with_shard(replace(dropped, pooled=True)), made.sources)
+    return run
+
+
+def _pooled_anew(run: Run, sources: tuple[int, ...]) -> Run:
+    """The sources go on once none of the shards that were made of them does."""
+    made = [s for s in run.shards if s.sources == sources]
+    if all(s.state is ShardState.DROPPED and s.pooled for s in made):
+        for index in sources:
             run = run.with_shard(replace(run.shards[index], pooled=False))
     return run
 
@@ -124,7 +143,8 @@ def follow_late(draft: Draft) -> bool:
     """Say what appeared, submit nothing more while one of them is live, and collect them."""
     run = draft.run
     if run.phase is RunPhase.RUNNING:
-        draft.run = run = replace(run, shards=tuple(map(with_late, run.shards)))
+        run = replace(run, shards=tuple(map(with_late, run.shards)))
+        draft.run = run = taken_back(run)
     if run.is_over:
         return False
     for shard in run.shards:

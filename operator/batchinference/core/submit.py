@@ -12,13 +12,12 @@ from batchinference.core.draft import Draft
 from batchinference.core.effects import DeleteInput, LookUp, StartTask, Submit
 from batchinference.core.follow import following, lose
 from batchinference.core.keys import next_ordinal, submission_id
-from batchinference.core.late import with_late
+from batchinference.core.late import taken_back, with_late
 from batchinference.core.notes import Look
 from batchinference.core.policy import reject
 from batchinference.core.transitions import ShardInput, step_shard
 from batchinference.errors import Permanent
 from batchinference.model.run import (
-    Run,
     RunPhase,
     Shard,
     ShardState,
@@ -43,6 +42,7 @@ def submit_shards(draft: Draft) -> bool:
         if shard.state is ShardState.FENCING:
             shard = _fencing(draft, shard)
         _submitted(draft, shard)
+    draft.run = taken_back(draft.run)
     # Only now is it known whether any shard stalls the run, which holds back all that are queued.
     for index in numbers:
         shard = draft.run.shards[index]
@@ -192,7 +192,8 @@ def _still_missing(draft: Draft, shard: Shard) -> bool:
     given up and had the same records: time may have passed since, and another process.
     """
     oldest = draft.observed.now - timedelta(seconds=draft.timing.settle_s)
-    for before in _forebears(draft.run, shard):
+    # Pooled records may have been in any shard.
+    for before in draft.run.shards if shard.sources else (shard,):
         for gone in before.missing:
             ask = LookUp(before.index, gone.ordinal, gone.input_ref, fenced=True)
             look = draft.notes.looks.get((before.index, gone.ordinal))
@@ -203,14 +204,6 @@ def _still_missing(draft: Draft, shard: Shard) -> bool:
                 draft.want(ask)
                 return False
     return True
-
-
-def _forebears(run: Run, shard: Shard) -> list[Shard]:
-    """The shard, and those from which its records were pooled."""
-    found = [shard]
-    for one in found:
-        found += [run.shards[n] for n in one.sources if run.shards[n] not in found]
-    return found
 
 
 def _queued(draft: Draft, shard: Shard) -> None:

@@ -150,6 +150,7 @@ class Shard:
         late: batches of this shard that came to light when nobody reckoned with them any more:
             of an ordinal that was given up, or a second one of the same ordinal.
         sources: of a shard of pooled records: where they come from.
+        known_late: how many late batches those had when the records were pooled.
         collected: also while the shard goes on with a late batch: what it had before.
         pooled: its unbilled records went on into a later shard.
         not_before: a refused shard waits until then.
@@ -167,6 +168,7 @@ class Shard:
     submissions: tuple[Submission, ...] = ()
     late: tuple[Submission, ...] = ()
     sources: tuple[int, ...] = ()
+    known_late: int = 0
     collected: Collected | None = None
     pooled: bool = False
     not_before: datetime | None = None
@@ -202,6 +204,11 @@ class Shard:
             return tuple(replace(s, **changes) if s.batch_id == batch_id else s for s in made)
 
         return replace(self, submissions=changed(self.submissions), late=changed(self.late))
+
+    @property
+    def is_doubled(self) -> bool:
+        """Whether a batch of it appeared late: others may have answers to the same records."""
+        return bool(self.late) or any(s.fenced_at and s.batch_id for s in self.submissions)
 
     @property
     def missing(self) -> tuple[Submission, ...]:

@@ -142,10 +142,14 @@ class ShardCollected:
 
 @dataclass(frozen=True, slots=True)
 class Pooled:
-    """New shards made of the unbilled records of others, and which those were."""
+    """New shards made of the unbilled records of others, and which those were.
+
+    `late`: how many late batches of the sources were known when this was begun.
+    """
 
     shards: tuple[Shard, ...]
     sources: tuple[int, ...]
+    late: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -93,7 +93,7 @@ def _write_rows(
     progress = ProgressReports(report, bench, end.rows, "records")
     tag = run.tag.encode()
     counts: Counter[str] = Counter()
-    doubled = frozenset(shard.index for shard in run.shards if shard.late)
+    doubled = frozenset(shard.index for shard in run.shards if shard.is_doubled)
     known = known_rows(run, bench.staging, where)
     following = next(known, None)
     row = 0
@@ -127,8 +127,8 @@ def _verdict(
 ) -> tuple[bytes, str, bytes]:
     """The user's id, what the row counts as, and the tail of its line.
 
-    A row of a shard that had a late batch may have two answers, when it went on into another shard
-    before that one came to light: the better one counts, and of equals the first.
+    A row of a shard of which a batch appeared late may have two answers, when it had gone on into
+    another shard by then: the better one counts, and of equals the first.
     """
     bad = bad_row(entry)
     if bad is not None:

@@ -99,6 +99,18 @@ def _collected(shard: Shard, store: ObjectStore, layout: Layout) -> Iterator[Kno
     return heapq.merge(answers, _unbilled(shard, code.encode(), store, layout))
 
 
+def rows_answered_late(run: Run, store: ObjectStore, layout: Layout) -> frozenset[int]:
+    """Rows with an answer in a shard of which a batch appeared late. Others that have them too may
+    count them as unbilled.
+    """
+    return frozenset(
+        known.row
+        for shard in run.shards
+        if shard.is_doubled and shard.state is ShardState.COLLECTED
+        for known in _answers(shard, store, layout)
+    )
+
+
 def _answers(shard: Shard, store: ObjectStore, layout: Layout) -> Iterator[Known]:
     info = spool.staged(store, layout.answers(shard.index))
     for line in plain_lines(store.read(info)):

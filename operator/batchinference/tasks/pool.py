@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import NamedTuple
 
+from batchinference.core.late import late_of
 from batchinference.model.run import Cursor, Run, Shard
 from batchinference.model.work import Pooled
 from batchinference.ports import ObjectStore
@@ -18,7 +19,7 @@ from batchinference.records.index import entries
 from batchinference.records.lines import plain_lines
 from batchinference.tasks import spool
 from batchinference.tasks.layout import Layout, layout
-from batchinference.tasks.merge import unbilled_rows
+from batchinference.tasks.merge import rows_answered_late, unbilled_rows
 from batchinference.tasks.shard_files import Piece, ShardBuilder, TooManyShards
 from batchinference.tasks.workbench import ProgressReports, Report, Workbench
 
@@ -39,12 +40,14 @@ def pool(run: Run, sources: tuple[int, ...], bench: Workbench, report: Report) -
     pass the number of shards that a run may have: those records keep the error they have.
     """
     shards = [run.shards[n] for n in sources]
-    total = sum(s.collected.unbilled for s in shards if s.collected)
+    late = late_of(run, sources)
+    where = layout(run)
+    answered = rows_answered_late(run, bench.staging, where)
+    total = _count(shards, bench.staging, where, answered)
     if total < run.limits.min_records_per_batch or not total:
-        return Pooled((), sources)
+        return Pooled((), sources, late)
     made: list[Shard] = []
     attempt = max(shard.attempt for shard in shards) + 1
-    where = layout(run)
     progress = ProgressReports(report, bench, total, "records")
 
     def finished(shard: Shard, cursor: Cursor | None) -> None:
@@ -65,7 +68,7 @@ def pool(run: Run, sources: tuple[int, ...], bench: Workbench, report: Report) -
             has_table=False,
         ) as builder,
     ):
-        records = heapq.merge(*(_records(s, bench.staging, where) for s in shards))
+        records = heapq.merge(*(_records(s, bench.staging, where, answered) for s in shards))
         done = 0
         with suppress(TooManyShards):
             for piece in _pieces(records):
@@ -73,12 +76,20 @@ def pool(run: Run, sources: tuple[int, ...], bench: Workbench, report: Report) -
                 done += len(piece.rows)
                 progress.at(done)
         builder.finish(None)
-    return Pooled(tuple(made), sources)
+    return Pooled(tuple(made), sources, late)
 
 
-def _records(shard: Shard, store: ObjectStore, where: Layout) -> Iterator[_Record]:
+def _count(shards: list[Shard], store: ObjectStore, where: Layout, answered: frozenset[int]) -> int:
+    if not answered:
+        return sum(s.collected.unbilled for s in shards if s.collected)
+    return sum(row not in answered for s in shards for row in unbilled_rows(s, store, where))
+
+
+def _records(
+    shard: Shard, store: ObjectStore, where: Layout, answered: frozenset[int]
+) -> Iterator[_Record]:
     """The unbilled records of one shard, from one pass over its staged bytes."""
-    wanted = unbilled_rows(shard, store, where)
+    wanted = (row for row in unbilled_rows(shard, store, where) if row not in answered)
     row = next(wanted, None)
     if row is None:
         return

@@ -290,7 +290,7 @@ def pooled(*made: Shard):
     """A shard whose unbilled records went on into others when its first ordinal appears."""
     source = replace(behind(S.COLLECTED), pooled=True)
     run = run_with(source, *(replace(s, sources=(0,)) for s in made))
-    return fold(run, BatchSeen(late_view(run)))
+    return next_step(fold(run, BatchSeen(late_view(run)))).run
 
 
 def test_records_that_were_not_sent_yet_wait_for_the_late_batch() -> None:
@@ -306,6 +306,37 @@ def test_records_of_which_a_part_was_sent_are_not_pooled_twice() -> None:
     run = pooled(in_state(S.SUBMITTED, 1), in_state(S.QUEUED, 2))
     assert run.shards[0].pooled
     assert [s.state for s in run.shards[1:]] == [S.SUBMITTED, S.DROPPED]
+
+
+def test_records_that_were_being_sent_are_pooled_anew_when_nothing_came_of_it() -> None:
+    run = pooled(in_state(S.SUBMITTED, 1))
+    void = failed_view(run, BatchFailure("quota", "full", quota=True), shard=1)
+    run = next_step(fold(run, BatchSeen(void))).run
+    assert (run.shards[1].state, run.shards[1].pooled) == (S.DROPPED, True)
+    assert not run.shards[0].pooled
+
+
+def test_records_that_went_on_twice_go_back_when_their_first_shard_appears() -> None:
+    first = replace(behind(S.COLLECTED), pooled=True)
+    second = replace(in_state(S.COLLECTED, 1, collected=Collected(unbilled=100)), pooled=True)
+    second = replace(second, sources=(0,))
+    third = replace(in_state(S.QUEUED, 2), sources=(1,))
+    run = run_with(first, second, third)
+    run = next_step(fold(run, BatchSeen(late_view(run)))).run
+    assert [(s.state, s.pooled) for s in run.shards] == [
+        (S.SUBMITTED, True),
+        (S.COLLECTED, False),
+        (S.DROPPED, True),
+    ]
+
+
+def test_records_that_were_pooled_after_the_late_batch_go_as_they_are() -> None:
+    run = run_with(with_late_batch(behind(S.COLLECTED), state=U.ENDED, collected=True))
+    made = Pooled((shard_of(1, S.STAGED, rows=40),), (0,), late=1)
+    stale = replace(made, late=0)
+    assert fold(run, TaskDone(TaskKind.POOL, None, None, stale)) == run
+    run = next_step(fold(run, TaskDone(TaskKind.POOL, None, None, made))).run
+    assert run.shards[1].state is S.QUEUED
 
 
 def test_pooled_records_remember_where_they_come_from() -> None:
