@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from batchinference.runtime.store import FINALIZER
-from builders import job
+from builders import JobBuilder, job
 from fakes.server import Habits
 from runtime.house import House, Life, play, ref
 
@@ -74,6 +75,26 @@ def test_a_run_of_which_nothing_is_kept_is_found_when_its_object_comes_back() ->
         assert "entries" not in kept(life)
 
     play(scene, habits=QUICK)
+
+
+def test_a_twin_of_a_job_that_is_over_is_told_so() -> None:
+    async def scene(house: House) -> None:
+        await house.operator()
+        first = house.give(twin("one"))
+        await house.until(lambda: house.state("one") == "Succeeded")
+        await house.pass_time(120)
+        house.kube.create(twin("two").build())
+        await house.until(lambda: house.state("two") == "Succeeded")
+        assert house.status("two")["runKey"] == house.status("one")["runKey"]
+        assert first["metadata"]["generateName"] == "triage-"
+
+    play(scene, habits=QUICK)
+
+
+def twin(name: str) -> JobBuilder:
+    """One of several objects that were generated from the same manifest."""
+    made = job("triage").run_id("once").build()["spec"]
+    return replace(job(name), metadata={"generateName": "triage-"}, spec=made)
 
 
 def test_a_restart_reads_no_receipts_of_jobs_that_say_all() -> None:

@@ -170,7 +170,8 @@ class Reconciler:
 
     async def _begin(self, entry: Entry, job: BatchInferenceJob | None) -> bool:
         """Make the journal, or find it; whether there is a run now."""
-        if job is None or (entry.run is None and _rests(job)):
+        rest = entry.run is None and all(map(_rests, self._store.jobs_of(entry.key)))
+        if job is None or rest:
             return False
         if entry.run is None and await self._journaling.find(entry):
             return not self._lacks_run(entry, job) or await self._begin(entry, job)
