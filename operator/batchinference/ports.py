@@ -9,7 +9,7 @@ Every implementation maps foreign exceptions to `errors`: nothing else may leave
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol, runtime_checkable
@@ -62,9 +62,7 @@ class BatchProvider(Protocol):
 
     async def page(self, cursor: str | None, since: datetime | None) -> Page:
         """One page of the account's batches, newest first; nothing older than `since` is needed.
-
-        Raises:
-            Stalled, Retry: as `check`.
+        Raises as `check`.
         """
 
     async def get(self, batch_id: str) -> BatchView | None:
@@ -204,9 +202,7 @@ class ObjectStore(Protocol):
 
     def read(self, info: ObjectInfo, start: int = 0) -> Iterator[bytes]:
         """The bytes from `start`, in chunks of about 1 MiB, resumed over broken connections.
-
-        Raises:
-            SourceChanged: the object is no longer the one in `info` (ETag, version).
+        Raises SourceChanged when the object is no longer the one in `info` (ETag, version).
         """
 
     def get(self, uri: str, limit: int = 1 << 20) -> bytes | None:
@@ -226,18 +222,6 @@ class ObjectStore(Protocol):
 
     def delete_prefix(self, prefix: str) -> None:
         """Delete everything under a prefix that ends in "/"."""
-
-
-@runtime_checkable
-class UnfinishedWrites(Protocol):
-    """Optional capability of an ObjectStore in which a writer that dies leaves something behind:
-    invisible, and paid for.
-    """
-
-    def abort_writes(self, prefix: str, is_ours: Callable[[str], bool]) -> None:
-        """Forget the streaming writes under a prefix, of the URIs that are ours. As well as it can
-        be done: never raises but for a broken connection (Retry).
-        """
 
 
 class SourceChanged(Exception):
@@ -269,17 +253,13 @@ class ResultPlace(Protocol):
         """Remove the claim if it is ours and no manifest stands."""
 
     def part(self, kind: str, number: int) -> ObjectWriter:
-        """Write part `number` of `results` or `errors`. A manifest of an earlier finish is taken
-        away before the first one: what it lists is no longer what is there.
-        """
+        """Write part `number` of `results` or `errors`; an older manifest goes before it."""
 
     def part_uri(self, kind: str, number: int) -> str:
         """Where that part is, for the manifest."""
 
     def write_manifest(self, manifest: Mapping[str, Any]) -> str:
-        """Write the manifest, last; returns its URI. Parts of an earlier finish that it does not
-        replace are gone then.
-        """
+        """Write the manifest, last; returns its URI. Parts that it does not list are gone then."""
 
 
 @runtime_checkable
@@ -291,14 +271,6 @@ class Replaceable(Protocol):
 
         False when the holder is another one by now; nothing is touched then.
         """
-
-
-@runtime_checkable
-class UnfinishedParts(Protocol):
-    """Optional capability of a ResultPlace: see `UnfinishedWrites`."""
-
-    def abort_parts(self) -> None:
-        """Forget parts whose writer died. To be called by who holds the claim."""
 
 
 # ---------------------------------------------------------------- Kubernetes, control plane

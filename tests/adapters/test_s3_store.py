@@ -13,8 +13,9 @@ from botocore.config import Config
 
 from batchinference.adapters.s3 import S3Store
 from batchinference.errors import Permanent, Retry, Stalled
-from batchinference.ports import ObjectInfo, SourceChanged, UnfinishedWrites
+from batchinference.ports import ObjectInfo, SourceChanged
 from batchinference.sandbox import Sandbox
+from batchinference.tasks.places import UnfinishedWrites
 
 from .conftest import AWS_SECRET, BUCKET
 from .stub import Answer, Asked, Stub

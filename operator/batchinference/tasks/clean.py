@@ -7,9 +7,10 @@ from contextlib import suppress
 from batchinference.errors import Fault
 from batchinference.model.run import Run
 from batchinference.model.work import Cleaned
-from batchinference.ports import ResultPlace, UnfinishedParts
+from batchinference.ports import ResultPlace
 from batchinference.tasks.admit import claim_of
 from batchinference.tasks.layout import layout
+from batchinference.tasks.places import UnfinishedParts
 from batchinference.tasks.workbench import Workbench
 
 

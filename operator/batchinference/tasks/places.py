@@ -9,19 +9,39 @@ manifest.json             written last; a reader may trust what it lists and not
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, runtime_checkable
 
 import msgspec
 
 from batchinference.errors import Retry
 from batchinference.model.status import Reason
 from batchinference.model.work import Holder
-from batchinference.ports import Claim, ObjectStore, ObjectWriter, UnfinishedWrites
+from batchinference.ports import Claim, ObjectStore, ObjectWriter
 
 _DOCUMENT_LIMIT = 16 << 20
 _KINDS = ("results", "errors")
 _PART = re.compile(r"(results|errors)/part-\d{5,}\.jsonl")
+
+
+@runtime_checkable
+class UnfinishedWrites(Protocol):
+    """Optional capability of an ObjectStore in which a writer that dies leaves something behind:
+    invisible, and paid for.
+    """
+
+    def abort_writes(self, prefix: str, is_ours: Callable[[str], bool]) -> None:
+        """Forget the streaming writes under a prefix, of the URIs that are ours; those that can't
+        be looked at or removed are left.
+        """
+
+
+@runtime_checkable
+class UnfinishedParts(Protocol):
+    """Optional capability of a ResultPlace: see `UnfinishedWrites`."""
+
+    def abort_parts(self) -> None:
+        """Forget parts whose writer died. To be called by who holds the claim."""
 
 
 class _Manifest(msgspec.Struct, rename="camel"):
@@ -29,7 +49,7 @@ class _Manifest(msgspec.Struct, rename="camel"):
 
 
 class PrefixPlace:
-    """See `ports.ResultPlace`, `ports.Replaceable` and `ports.UnfinishedParts`.
+    """See `ports.ResultPlace`, `ports.Replaceable` and `UnfinishedParts`.
 
     One object serves one task: the parts written are counted here.
     """
@@ -132,7 +152,7 @@ class PrefixPlace:
         self._begun = True
 
     def abort_parts(self) -> None:
-        """See `ports.UnfinishedParts.abort_parts`."""
+        """See `UnfinishedParts.abort_parts`."""
         if isinstance(self._store, UnfinishedWrites):
             for kind in _KINDS:
                 self._store.abort_writes(f"{self.uri}{kind}/", self._is_part)

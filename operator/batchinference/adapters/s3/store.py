@@ -364,7 +364,7 @@ class S3Store:
             refuse_one("delete", f"s3://{bucket}/{failed.get('Key', '')}", failed.get("Code", ""))
 
     def abort_writes(self, prefix: str, is_ours: Callable[[str], bool]) -> None:
-        """See `ports.UnfinishedWrites`. Not every store can list them, and not every identity may:
+        """See `tasks.places.UnfinishedWrites`. Not every store can list them, nor every identity:
         the bucket's lifecycle rule is the fallback.
         """
         bucket, key = split_uri(prefix)
