@@ -57,6 +57,18 @@ def test_a_batch_passes_through_every_state_and_counts_nothing_while_validating(
     ]
 
 
+def test_counts_never_fall_on_the_way_to_the_end(openai, control):
+    control.hold("openai", "in_progress")
+    batch = submit(openai, chat_lines(10))
+    until(lambda: openai.batches.retrieve(batch.id), lambda now: now.request_counts.completed == 5)
+    control.hold("openai", "cancelling")
+    openai.batches.cancel(batch.id)
+    until(lambda: openai.batches.retrieve(batch.id), lambda now: now.status == "cancelling")
+    assert openai.batches.retrieve(batch.id).request_counts.completed == 5
+    control.release()
+    assert ended(openai, batch).request_counts.completed == 5
+
+
 def test_a_held_batch_stands_half_way_and_ends_when_released(openai, control):
     control.hold("openai")
     batch = submit(openai, chat_lines(10))

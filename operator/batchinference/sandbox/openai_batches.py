@@ -218,6 +218,7 @@ class Batches:
             await self._run(batch, source, self._cut(batch), "batch_expired")
             self._enter(batch, "expired")
             return
+        batch.completed = batch.total  # until the files tell which of them failed
         self._enter(batch, "finalizing")
         ran = await self._run(batch, source, batch.total, None)
         await self._stay(batch, "finalizing", settings.finalizing_s, None)
@@ -269,6 +270,7 @@ class Batches:
         self._enter(batch, "failed")
 
     async def _end_cancelled(self, batch: Batch, source: StoredFile | None, done: int) -> None:
+        batch.completed = done
         await self._drain(batch)
         if source is not None and batch.total:
             lines = self._settings.openai.cancelled_lines
