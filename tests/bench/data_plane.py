@@ -271,7 +271,7 @@ class Life:
             staging=Place(self.staging),
             created_at=NOW,
         )
-        self.run = self.new
+        self.run = self.ended = self.new
 
     def _download(self, name: str) -> Iterator[bytes]:
         info = self.store.head(name)
@@ -336,9 +336,13 @@ class Life:
             self.run = self.run.with_shard(
                 replace(shard, state=ShardState.ENDED, submissions=(ended,))
             )
+        self.ended = self.run
 
     def collect(self) -> None:
-        for shard in self.run.shards:
+        """Collect all of the ended batches, as if nothing of them were in staging."""
+        self.store.delete_prefix(f"{self.staging}answers/")
+        self.run = self.ended
+        for shard in self.ended.shards:
             result = self._perform(TaskKind.COLLECT, shard=shard.index, ordinal=1)
             assert isinstance(result, ShardCollected), result
             assert result.collected.answered == shard.rows, result
