@@ -256,6 +256,15 @@ class TestPlace:
         assert "ownerReferences" not in found["metadata"]
         assert found["metadata"]["annotations"]["batchinference.dev/job"] == "ml/triage"
 
+    def test_a_manifest_is_read_back(self, place: ConfigMapPlace) -> None:
+        assert place.manifest() is None
+        assert place.claim(OURS) is None
+        assert place.manifest() is None
+        where = self.finish(place, b"{}\n")
+        found = place.manifest()
+        assert found is not None
+        assert (found[0], json.loads(found[1])) == (where, {"runKey": "key-1"})
+
     def test_another_runs_claim_is_told_with_what_it_left(
         self, place: ConfigMapPlace, config_maps: ConfigMaps, uri: str
     ) -> None:

@@ -43,6 +43,7 @@ from batchinference.core.transitions import RunInput, ShardInput, step_run, step
 from batchinference.model.run import (
     CancelWhy,
     Ending,
+    InputSnapshot,
     Run,
     RunPhase,
     ShardState,
@@ -52,6 +53,7 @@ from batchinference.model.status import Reason
 from batchinference.model.work import (
     Admitted,
     Cleaned,
+    EarlierEnd,
     FaultKind,
     Finished,
     Holder,
@@ -183,9 +185,8 @@ def _whose(run: Run, holder: Holder) -> tuple[str, str]:
     """Why an output place that is held can't be used, and what to do."""
     place, whose = f"The output place '{run.output.uri}'", holder.description or holder.run_key
     if holder.run_key == run.key:
-        has = "finished results" if holder.finished else "claim"
         return Reason.HELD_ELSEWHERE, (
-            f"{place} holds the {has} of this very run ({whose}) by installation "
+            f"{place} holds the claim of this very run ({whose}) by installation "
             f"'{holder.installation}', and there is no journal of it here. Leave it to the other "
             "cluster, or restore its journals, or create the job with another `spec.output`"
         )
@@ -208,6 +209,8 @@ def _admitted(
     if run.phase is not RunPhase.ADMITTING:
         return run, notes
     holder = result.holder
+    if result.earlier is not None:
+        return _adopted(run, result.snapshot, result.earlier, setting), notes
     if holder is not None:
         reason, text = _whose(run, holder)
         fault = TaskFault(FaultKind.STALLED, reason, text)
@@ -216,6 +219,23 @@ def _admitted(
     stepped = step_run(run, RunInput.ADMIT) or run
     claimed = replace(run.output, claimed=True)
     return replace(stepped, input=result.snapshot, output=claimed), notes
+
+
+def _adopted(run: Run, snapshot: InputSnapshot, earlier: EarlierEnd, setting: Setting) -> Run:
+    """Its manifest stands: it is finished, with its original times, and nothing is submitted."""
+    stepped = step_run(run, RunInput.ADOPT)
+    assert stepped is not None, "only a run that is being admitted looks at its place"
+    return replace(
+        stepped,
+        input=snapshot,
+        staged=Staged(rows=earlier.rows, bad=earlier.bad, size=0, tokens=0),
+        results=priced(earlier.results, run.provider.settings, setting.spec.model),
+        verdict=final_verdict(run, setting.spec, earlier.results),
+        start_time=earlier.started_at or run.start_time,
+        completion_time=earlier.ended_at or setting.now,
+        adopted=True,
+        submitted=True,
+    )
 
 
 def _shard_staged(run: Run, outcome: ShardStaged) -> Run:

@@ -41,6 +41,7 @@ class RunInput(StrEnum):
     """What can happen to a run."""
 
     ADMIT = "Admit"  # the input is there and the output place is ours
+    ADOPT = "Adopt"  # its manifest stands already: it is finished
     STAGE = "Stage"  # staging is complete
     REJECT = "Reject"  # final before anything was accepted
     SETTLE = "Settle"  # every shard is settled and nothing goes again
@@ -98,6 +99,7 @@ SHARD_IGNORED: Mapping[ShardInput, str] = {
 
 RUN: Mapping[tuple[RunPhase, RunInput], RunPhase] = {
     (P.ADMITTING, RunInput.ADMIT): P.STAGING,
+    (P.ADMITTING, RunInput.ADOPT): P.CLEANING,
     (P.ADMITTING, RunInput.REJECT): P.CLEANING,
     (P.STAGING, RunInput.STAGE): P.RUNNING,
     (P.STAGING, RunInput.REJECT): P.CLEANING,
@@ -114,6 +116,7 @@ RUN: Mapping[tuple[RunPhase, RunInput], RunPhase] = {
 
 RUN_IGNORED: Mapping[RunInput, str] = {
     RunInput.ADMIT: "admitted already",
+    RunInput.ADOPT: "only a first look at the output place finds an end",
     RunInput.STAGE: "staged already, or rejected meanwhile",
     RunInput.REJECT: "a run with its answers on the way finishes; an end is an end",
     RunInput.SETTLE: "only a running run settles",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
@@ -107,11 +108,30 @@ class Holder:
 
 
 @dataclass(frozen=True, slots=True)
+class EarlierEnd:
+    """How a run ended in a life of which there is no journal, as its manifest says.
+
+    Attributes:
+        rows, bad: records of the input, and those that were never sent.
+        started_at, ended_at: when it began, and when its last batch was over.
+    """
+
+    results: Results
+    rows: int
+    bad: int
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Admitted:
-    """The input's first look; `holder` is None where the output place is ours now."""
+    """The input's first look; `holder` is None where the output place is ours now, and `earlier`
+    is set where the holder is this very run and has finished.
+    """
 
     snapshot: InputSnapshot
     holder: Holder | None = None
+    earlier: EarlierEnd | None = None
 
 
 @dataclass(frozen=True, slots=True)

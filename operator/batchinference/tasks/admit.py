@@ -6,6 +6,7 @@ from batchinference.model.job import OutputPolicy
 from batchinference.model.run import Run
 from batchinference.model.work import Admitted, Holder
 from batchinference.ports import Claim, Replaceable
+from batchinference.tasks.manifest import earlier_end
 from batchinference.tasks.sources import snapshot
 from batchinference.tasks.workbench import Workbench
 
@@ -23,7 +24,8 @@ def admit(run: Run, bench: Workbench) -> Admitted:
         place = bench.output
         if isinstance(place, Replaceable) and place.replace(own, holder):
             holder = None
-    return Admitted(found, holder)
+    earlier = None if holder is None else earlier_end(run, bench.output, holder)
+    return Admitted(found, holder, earlier)
 
 
 def claim_of(run: Run) -> Claim:

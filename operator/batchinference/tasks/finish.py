@@ -10,13 +10,14 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import msgspec
 
 from batchinference.errors import Permanent, Stalled
 from batchinference.model.codec import encode_time
-from batchinference.model.run import Results, Run, SubmissionState
+from batchinference.model.run import Run, SubmissionState
 from batchinference.model.status import Reason
 from batchinference.model.work import Finished
 from batchinference.ports import ObjectStore, ObjectWriter, ResultPlace
@@ -28,11 +29,10 @@ from batchinference.records.tails import ANSWERED, FAILED, LOST
 from batchinference.tasks import spool
 from batchinference.tasks.admit import claim_of
 from batchinference.tasks.layout import Layout, layout
+from batchinference.tasks.manifest import MANIFEST_SCHEMA, where_results_are
 from batchinference.tasks.merge import Known, known_rows
 from batchinference.tasks.stage import StageEnd
 from batchinference.tasks.workbench import ProgressReports, Report, Workbench
-
-MANIFEST_SCHEMA = 1
 
 _FLUSH_BYTES = 1 << 20
 
@@ -77,7 +77,17 @@ def finish(run: Run, bench: Workbench, report: Report) -> Finished:
         raise
     manifest = _manifest(run, end, counts, result_parts, error_parts)
     uri = bench.output.write_manifest(manifest)
-    return Finished(_results(run, bench.output, counts, uri, bool(error_parts)))
+    bare = where_results_are(run, bench.output, uri, has_errors=bool(error_parts))
+    return Finished(
+        replace(
+            bare,
+            completed=counts[_COMPLETED],
+            failed=counts[_FAILED],
+            expired=counts[_EXPIRED],
+            input_tokens=_tokens(run, "input_tokens"),
+            output_tokens=_tokens(run, "output_tokens"),
+        )
+    )
 
 
 def _write_rows(
@@ -317,24 +327,3 @@ def _manifest(
 
 def _tokens(run: Run, name: str) -> int:
     return sum(getattr(s.collected, name) for s in run.shards if s.collected)
-
-
-def _results(
-    run: Run, place: ResultPlace, counts: Counter[str], manifest_uri: str, has_errors: bool
-) -> Results:
-    is_map = run.output.is_config_map
-
-    def folder(kind: str) -> str:
-        return place.part_uri(kind, 0).rpartition("/")[0] + "/"
-
-    return Results(
-        results_uri="" if is_map else folder("results"),
-        errors_uri=folder("errors") if has_errors and not is_map else "",
-        manifest_uri="" if is_map else manifest_uri,
-        config_map=run.output.uri.rstrip("/").rpartition("/")[2] if is_map else "",
-        completed=counts[_COMPLETED],
-        failed=counts[_FAILED],
-        expired=counts[_EXPIRED],
-        input_tokens=_tokens(run, "input_tokens"),
-        output_tokens=_tokens(run, "output_tokens"),
-    )

@@ -189,6 +189,11 @@ class PrefixPlace:
         except msgspec.MsgspecError:
             return ""
 
+    def manifest(self) -> tuple[str, bytes] | None:
+        """See `tasks.manifest.ReadableResults`."""
+        data = self._store.get(self._manifest_uri, _DOCUMENT_LIMIT)
+        return None if data is None else (self._manifest_uri, data)
+
     def _has_results(self) -> bool:
         if self._store.head(self._manifest_uri) is not None:
             return True

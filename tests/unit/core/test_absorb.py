@@ -50,6 +50,7 @@ from batchinference.model.work import (
     Admitted,
     Checkpoint,
     Cleaned,
+    EarlierEnd,
     FaultKind,
     Finished,
     Holder,
@@ -131,6 +132,36 @@ def test_a_place_with_another_claim_stalls_and_says_whose(own_key, why, reason) 
     assert run.output.uri in found.message
     assert "another `spec.output`" in found.message
     assert notes.failures["task:Admit"].retry_at == after(TIMING.reference_retry_s), "heals"
+
+
+EARLIER = [
+    (100, Ending.SUCCEEDED, "all were answered"),
+    (90, Ending.FAILED, "it did not tolerate failed records then, and does not now"),
+]
+
+
+@pytest.mark.parametrize(("completed", "ending", "reason"), EARLIER)
+def test_a_run_whose_manifest_stands_is_adopted_as_finished(completed, ending, reason) -> None:
+    run = admitting()
+    results = Results(manifest_uri="s3://m", completed=completed, failed=100 - completed)
+    holder = Holder(run.key, "tag", "elsewhere", finished=True)
+    earlier = EarlierEnd(results, rows=100, bad=0, started_at=after(-900), ended_at=after(-600))
+    told = done(TaskKind.ADMIT, Admitted(SNAPSHOT, holder, earlier))
+    run, notes = fold_all(run, told)
+    assert (run.phase, run.verdict.ending) == (P.CLEANING, ending), reason
+    assert (run.start_time, run.completion_time) == (after(-900), after(-600)), "as it was"
+    assert (run.results, run.staged.rows) == (results, 100)
+    assert (run.adopted, run.was_submitted) == (True, True), "nothing is submitted again"
+    assert not notes.failures
+    ended = fold(run, done(TaskKind.CLEAN, Cleaned()))
+    assert (ended.phase, ended.adopted, ended.was_submitted) == (P.ENDED, True, True)
+
+
+def test_an_adopted_end_without_times_ends_now() -> None:
+    earlier = EarlierEnd(Results(completed=1), rows=1, bad=0)
+    holder = Holder("k", "tag", "elsewhere", finished=True)
+    told = done(TaskKind.ADMIT, Admitted(SNAPSHOT, holder, earlier))
+    assert fold(admitting(), told).completion_time == NOW
 
 
 def test_a_place_in_use_is_told_with_what_may_be_removed() -> None:

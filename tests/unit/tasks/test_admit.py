@@ -9,12 +9,30 @@ from pathlib import Path
 import pytest
 
 from batchinference.model.status import Reason
-from batchinference.model.work import Admitted, Cleaned, FaultKind, Holder, TaskFault, TaskKind
+from batchinference.model.work import (
+    Admitted,
+    Cleaned,
+    EarlierEnd,
+    FaultKind,
+    Holder,
+    TaskFault,
+    TaskKind,
+)
 from batchinference.ports import Claim
 from batchinference.tasks.places import PrefixPlace
 from batchinference.tasks.sources import StoreSource
 from fakes.stores import Crash, MemoryStore
-from unit.tasks.desk import INPUT, OUTPUT, Desk, jsonl, make_run, request
+from unit.tasks.desk import (
+    INPUT,
+    NOW,
+    OUTPUT,
+    Desk,
+    answer,
+    jsonl,
+    make_run,
+    refused,
+    request,
+)
 
 OURS = Claim("key0123456789abcdef", "tag0123", "install", "ml/triage")
 
@@ -99,6 +117,29 @@ def test_a_held_place_says_whose_it_is(
     before = desk.store.under(OUTPUT)
     assert admitted(desk).holder == want, reason
     assert desk.store.under(OUTPUT) == before
+
+
+@pytest.mark.parametrize("installation", ["other", "install"])
+def test_results_of_this_very_run_are_found_again(desk: Desk, installation: str) -> None:
+    desk.put_input(jsonl([request("a"), request("b"), b"not JSON"]))
+    desk.run = replace(desk.run, installation=installation, start_time=NOW)
+    desk.stage()
+    desk.end(0, files={"out": jsonl([answer(0), refused(1)])})
+    desk.collect(0)
+    finished = desk.finish().results
+    assert (finished.completed, finished.failed) == (1, 2)
+    desk.run = make_run()
+    result = admitted(desk)
+    assert result.holder is not None
+    assert result.holder.installation == installation
+    assert result.earlier == EarlierEnd(finished, 3, 1, started_at=NOW, ended_at=NOW)
+
+
+@pytest.mark.parametrize("data", [b"", b"{}", b'{"schema": 9, "runKey": "key0123456789abcdef"}'])
+def test_a_manifest_that_is_not_understood_adopts_nothing(desk: Desk, data: bytes) -> None:
+    claimed_by(desk, replace(OURS, installation="other"), OURS.run_key)
+    desk.store.objects[f"{OUTPUT}manifest.json"] = data
+    assert admitted(desk).earlier is None
 
 
 @pytest.mark.parametrize(

@@ -170,6 +170,15 @@ class ConfigMapPlace:
         self._change(0, write)
         return str(ConfigMapURI(self._where.namespace, self._where.name, MANIFEST))
 
+    def manifest(self) -> tuple[str, bytes] | None:
+        """The manifest that stands there, and where; None without one."""
+        found = self._config_maps.get(self._where.namespace, self._where.name)
+        text = (found or {}).get("data", {}).get(MANIFEST)
+        if text is None:
+            return None
+        where = ConfigMapURI(self._where.namespace, self._where.name, MANIFEST)
+        return str(where), str(text).encode()
+
     def count(self, kind: str, records: int) -> None:
         """Count records of a file; for the writer of a part.
 
