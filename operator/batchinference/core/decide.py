@@ -21,7 +21,7 @@ from batchinference.core.effects import (
     StartTask,
     StopTasks,
 )
-from batchinference.core.late import cancel_live, follow_late
+from batchinference.core.late import cancel_live, follow_late, look_once_more
 from batchinference.core.notes import Notes
 from batchinference.core.policy import may_go_again, staging_verdict
 from batchinference.core.submit import submit_shards
@@ -324,6 +324,8 @@ def settle(draft: Draft) -> bool:
     run = draft.run
     if run.phase is not RunPhase.RUNNING or not all(s.state.is_settled for s in run.shards):
         return False
+    if look_once_more(draft):
+        return True
     attempts = draft.spec.retry_policy.max_attempts
     again = tuple(s.index for s in run.shards if may_go_again(s, attempts))
     if again and run.cancel is None:

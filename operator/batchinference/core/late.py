@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from batchinference.core.draft import Draft
-from batchinference.core.effects import Announce, CancelBatch
+from batchinference.core.effects import Announce, CancelBatch, LookUp
 from batchinference.core.transitions import ShardInput, step_shard
 from batchinference.model.batch import BatchView
 from batchinference.model.run import (
@@ -168,6 +168,23 @@ def _tell(draft: Draft, shard: Shard, late: Submission) -> None:
             f"{text}. It is followed, and nothing more is submitted until it has ended",
             late.accepted_at,
         )
+
+
+def look_once_more(draft: Draft) -> bool:
+    """Whether a last look for what was given up is to be waited for, before the run goes on
+    without it. One that fails is not repeated: the answers that there are must not wait for it.
+    """
+    oldest = draft.observed.now - timedelta(seconds=draft.timing.settle_s)
+    waiting = False
+    for shard in draft.run.shards:
+        for gone in shard.missing:
+            ask = LookUp(shard.index, gone.ordinal, gone.input_ref, fenced=True)
+            look = draft.notes.looks.get((shard.index, gone.ordinal))
+            is_stale = look is None or look.newest < oldest
+            if is_stale and ask.id not in draft.notes.failures:
+                draft.want(ask)
+                waiting = True
+    return waiting
 
 
 def cancel_live(draft: Draft) -> None:

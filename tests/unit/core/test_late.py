@@ -385,6 +385,31 @@ def test_nothing_goes_again_before_a_fresh_look_for_what_was_given_up(
         assert decision.wake_at == after(TIMING.reference_retry_s - 5)
 
 
+LAST_LOOKS = [
+    (Notes(), LookUp, "this process has not looked yet"),
+    (STALE, LookUp, "time has passed since"),
+    (GONE, StartTask, "it was not there just now"),
+    (CUT, StartTask, "more can't be done than to look"),
+    (failing("look:0:1"), StartTask, "what is collected does not wait for a provider"),
+]
+
+
+@pytest.mark.parametrize("cancel", [None, Cancel(DELETED, NOW)])
+@pytest.mark.parametrize(("notes", "effect", "reason"), LAST_LOOKS)
+def test_a_run_does_not_finish_without_a_last_look(notes, effect, reason, cancel) -> None:
+    run = run_with(behind(S.COLLECTED, collected=Collected(answered=100)), cancel=cancel)
+    decision = next_step(run, notes)
+    assert [type(e) for e in decision.effects] == [effect], reason
+    finishing = effect is StartTask
+    assert decision.run.phase is (RunPhase.FINISHING if finishing else RunPhase.RUNNING)
+
+
+def test_a_last_look_under_way_is_waited_for() -> None:
+    run = run_with(behind(S.COLLECTED, collected=Collected(answered=100)))
+    decision = next_step(run, Notes(inflight=frozenset({"look:0:1"})))
+    assert (decision.effects, decision.run.phase) == ((), RunPhase.RUNNING)
+
+
 def test_a_look_for_what_was_given_up_is_counted() -> None:
     run = run_with(replace(in_state(S.QUEUED), submissions=(GIVEN_UP,)))
     run, notes = fold_all(run, LookedUp(0, 1, None))
