@@ -76,4 +76,6 @@ lock: $(UV) ## Compile the hashed lock files from pyproject.toml
 
 .PHONY: clean
 clean: ## Remove what the commands made here (not the cache of programs)
-	rm -rf build dist .tools $(VENV) .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf build dist .tools $(VENV) .coverage .coverage.* htmlcov .hypothesis .import_linter_cache \
+	  .mypy_cache .ruff_cache .pytest_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +

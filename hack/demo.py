@@ -15,8 +15,11 @@ from typing import Any
 
 import yaml
 
-from control_plane import ControlPlane
-from stack import BUCKET, ROOT, Operator, Stack
+from binaries import BinaryUnavailable
+from control_plane import CommandFailed, ControlPlane
+from downloads import ChecksumMismatch
+from processes import StartFailed
+from stack import BUCKET, ROOT, NotInTime, Operator, Stack
 
 NAMESPACE = "ml"
 EXAMPLES = ROOT / "examples"
@@ -147,3 +150,5 @@ if __name__ == "__main__":
         sys.exit(main())
     except KeyboardInterrupt:
         sys.exit(130)
+    except (BinaryUnavailable, ChecksumMismatch, CommandFailed, NotInTime, StartFailed) as fault:
+        sys.exit(f"[demo] {fault}")

@@ -315,6 +315,11 @@ def test_make_targets_exist(command: Command) -> None:
     assert asked - targets == set()
 
 
+def test_make_help_lists_every_target() -> None:
+    lines = re.findall(r"^[a-z-]+:.*", text_of("Makefile"), flags=re.MULTILINE)
+    assert [line for line in lines if " ## " not in line] == []
+
+
 @pytest.mark.parametrize("command", of("kubectl"))
 def test_files_that_kubectl_reads_exist(command: Command) -> None:
     for path in options_values(command.words, "-f", "--filename"):
