@@ -26,6 +26,7 @@ class FakeJournals:
     Attributes:
         stored: run key -> (document, version), what survives a crash.
         writes, reads: how often anything was written, and any one journal read.
+        refused: writes with an outdated precondition.
         on_write: told of every write as (before, after), for invariants.
         failure_rate: how often a call answers Retry, half of the time after it took hold.
     """
@@ -36,6 +37,7 @@ class FakeJournals:
         self.stored: dict[str, tuple[str, int]] = {}
         self.writes = 0
         self.reads = 0
+        self.refused = 0
         self.failure_rate = failure_rate
         self.on_write: Callable[[Run | None, Run], None] | None = None
         self._max_bytes = max_bytes
@@ -89,6 +91,7 @@ class FakeJournals:
             if held is None:
                 raise Superseded(f"the journal of {run.key} is gone")
             if str(held[1]) != version:
+                self.refused += 1
                 self._world.trace(f"journal {run.key} superseded: {held[1]}, not {version}")
                 raise Superseded(f"the journal of {run.key} has version {held[1]}, not {version}")
             _read(held[0])

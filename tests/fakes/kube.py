@@ -53,7 +53,8 @@ class FakeKube:
         failure_rate: how often a call answers Retry, half of the time after it took hold.
         duplicate_rate: how often a watch event is delivered twice.
         refuses_finalizers: adding ours is forbidden.
-        finalizer_calls: how often it was to be added or removed.
+        finalizer_calls, finalizer_writes: how often it was to be added or removed, and was.
+        refused_status_writes: those with an outdated precondition.
     """
 
     def __init__(self, world: World | None = None, *, failure_rate: float = 0.0) -> None:
@@ -66,6 +67,8 @@ class FakeKube:
         self.duplicate_rate = 0.0
         self.refuses_finalizers = False
         self.finalizer_calls = 0
+        self.finalizer_writes = 0
+        self.refused_status_writes = 0
         self.status_writes: dict[str, int] = {}
         self.on_change: Callable[[dict[str, Any]], None] | None = None
         self._world = world or World()
@@ -191,6 +194,7 @@ class FakeKube:
                 return None
             current = body["metadata"]["resourceVersion"]
             if resource_version and current != resource_version:
+                self.refused_status_writes += 1
                 raise Superseded(f"{ref.name} has version {current}, not {resource_version}")
             sent = json.loads(json.dumps(status))  # what goes over the wire is JSON
             merged = {k: v for k, v in {**body.get("status", {}), **sent}.items() if v is not None}
@@ -221,6 +225,7 @@ class FakeKube:
             raise Stalled(Reason.ACCESS_DENIED, "adding the finalizer is forbidden")
         if present and meta.get("deletionTimestamp"):
             raise Superseded("a finalizer can't be added to an object that is being deleted")
+        self.finalizer_writes += 1
         meta["finalizers"] = [*held, FINALIZER] if present else [f for f in held if f != FINALIZER]
         if meta.get("deletionTimestamp") and not meta["finalizers"]:
             self._remove(body)

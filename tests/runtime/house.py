@@ -100,10 +100,12 @@ class Complaints(logging.Handler):
 class House:
     """Everything a test of the runtime plays on."""
 
-    def __init__(self, spool: Path, *, habits: Habits, settings: RuntimeSettings) -> None:
+    def __init__(
+        self, spool: Path, *, habits: Habits, settings: RuntimeSettings, latency_s: float = 0.0
+    ) -> None:
         self.clock = VirtualClock()
         self.trace: list[str] = []
-        self.world = World(clock=self.clock, trace=self._trace)
+        self.world = World(clock=self.clock, trace=self._trace, latency_s=latency_s)
         self.kube = FakeKube(self.world)
         self.journals = FakeJournals(self.world)
         self.recorder = FakeRecorder(self.world)
@@ -243,6 +245,7 @@ def play(
     scene: Callable[[House], Coroutine[Any, Any, None]],
     *,
     habits: Habits = HABITS,
+    latency_s: float = 0.0,
     **settings: Any,
 ) -> None:
     """Run a scene in virtual time; nothing may be billed or submitted twice in it."""
@@ -250,7 +253,8 @@ def play(
     async def main() -> None:
         track_tasks(asyncio.get_running_loop())
         with Complaints() as complaints, tempfile.TemporaryDirectory() as spool:
-            house = House(Path(spool), habits=habits, settings=replace(SETTINGS, **settings))
+            timing = replace(SETTINGS, **settings)
+            house = House(Path(spool), habits=habits, settings=timing, latency_s=latency_s)
             try:
                 await scene(house)
             finally:

@@ -21,11 +21,15 @@ class Entry:
         spec: the object's, or the journal's last-seen one.
         held: see `core.draft.Decision`.
         asking: likewise, as decided last; empty until then.
-        run, version: the journal as last read or written; None before it exists.
+        run: the run as it stands, which may be a few steps ahead of its journal; None before one
+            exists. See `core.durability`.
+        stored, version: the journal as last read or written.
+        ahead_since: when `run` got ahead of the journal, on `Clock.elapsed`.
         mailbox: outcomes that are not folded in yet.
         inflight: ids of effects under way.
         problem: why the job does not get on, as last shown.
         written_at: when numbers were last written to the status.
+        passing: a state that may be over before anybody has seen it, and since when.
         newer_schema: a newer operator's journal: hands off.
     """
 
@@ -34,11 +38,14 @@ class Entry:
     spec: JobSpec | None = None
     held: bool = False
     asking: frozenset[int] = frozenset()
+    stored: Run | None = None
     version: str = ""
+    ahead_since: float | None = None
     notes: Notes = field(default_factory=Notes)
     mailbox: deque[Outcome] = field(default_factory=deque)
     inflight: set[str] = field(default_factory=set)
     problem: Problem | None = None
     written_at: datetime | None = None
+    passing: tuple[str, float] | None = None
     newer_schema: bool = False
     failures: int = 0

@@ -7,13 +7,19 @@ know what the steps are.
 
 from __future__ import annotations
 
+from batchinference.clock import Clock
+from batchinference.core.durability import must_stand
 from batchinference.errors import NewerSchema, Superseded
 from batchinference.model.run import Run
 from batchinference.ports import Journals
 from batchinference.runtime.accounts import Accounts
 from batchinference.runtime.census import Census
 from batchinference.runtime.entry import Entry
+from batchinference.runtime.queue import KeyedQueue
 from batchinference.runtime.strays import Strays
+
+_AHEAD_S = 5.0
+"""How long a run may be ahead of its journal: what a crash makes anew at most, besides tasks."""
 
 
 class Journaling:
@@ -23,9 +29,17 @@ class Journaling:
     """
 
     def __init__(
-        self, journals: Journals, strays: Strays, accounts: Accounts, census: Census
+        self,
+        journals: Journals,
+        strays: Strays,
+        accounts: Accounts,
+        census: Census,
+        queue: KeyedQueue,
+        clock: Clock,
     ) -> None:
         self._journals = journals
+        self._queue = queue
+        self._clock = clock
         self._strays = strays
         self._accounts = accounts
         self._census = census
@@ -43,9 +57,9 @@ class Journaling:
             _forget(entry)
             return False
         entry.newer_schema = False
-        entry.run, entry.version = found
+        _stands(entry, *found)
         # What stands there may ask for a place, or free one, without any decision of ours.
-        self._accounts.changed(entry.run.provider.account)
+        self._accounts.changed(found[0].provider.account)
         return True
 
     async def create(self, entry: Entry, run: Run) -> None:
@@ -55,8 +69,31 @@ class Journaling:
             Superseded: there is one.
             Permanent: it would be too large.
         """
-        entry.version = await self._journals.create(run)
+        _stands(entry, run, await self._journals.create(run))
+
+    async def advance(self, entry: Entry, run: Run, *, confirmed: bool) -> bool:
+        """Go on to that run; what need not stand in the journal yet is written a little later,
+        with what comes after it. `confirmed`: as it may be that nothing is written now, make sure
+        that the journal is still the one we know.
+
+        Returns and raises as `write`.
+        """
+        assert entry.stored is not None
+        if run != entry.stored and (must_stand(entry.stored, run) or self._is_late(entry)):
+            return await self.write(entry, run)
+        if confirmed and not await self.confirm(entry):
+            return False
         entry.run = run
+        if run == entry.stored:
+            entry.ahead_since = None
+        elif entry.ahead_since is None:
+            entry.ahead_since = self._clock.elapsed()
+            self._queue.add_after(entry.key, _AHEAD_S)
+        return True
+
+    def _is_late(self, entry: Entry) -> bool:
+        since = entry.ahead_since
+        return since is not None and self._clock.elapsed() - since >= _AHEAD_S
 
     async def write(self, entry: Entry, run: Run) -> bool:
         """Write the journal; False when another was first, and the entry has what stands there.
@@ -67,14 +104,14 @@ class Journaling:
         """
         before = entry.run
         try:
-            entry.version = await self._journals.write(run, entry.version)
+            version = await self._journals.write(run, entry.version)
         except Superseded:
             if await self.find(entry):
                 return False
             raise
         if run.is_over and before is not None and not before.is_over:
             self._census.ended(run)
-        entry.run = run
+        _stands(entry, run, version)
         return True
 
     async def confirm(self, entry: Entry) -> bool:
@@ -83,10 +120,16 @@ class Journaling:
             return True
         if await self.find(entry):
             return False
-        raise Superseded(f"the journal of run {entry.key} is gone")
+        raise Superseded(f"there is no journal of run {entry.key} to go on with")
+
+
+def _stands(entry: Entry, run: Run, version: str) -> None:
+    entry.run = entry.stored = run
+    entry.version, entry.ahead_since = version, None
 
 
 def _forget(entry: Entry) -> None:
     """There is no run to go on with; what came of its effects concerns nobody any more."""
-    entry.run, entry.newer_schema = None, False
+    entry.run = entry.stored = entry.ahead_since = None
+    entry.newer_schema = False
     entry.mailbox.clear()

@@ -129,7 +129,9 @@ class Operator:
         self._reconciler = Reconciler(
             store=self._store,
             entries=self._entries,
-            journaling=Journaling(journals, self._strays, self._accounts, self._census),
+            journaling=Journaling(
+                journals, self._strays, self._accounts, self._census, self._queue, clock
+            ),
             strays=self._strays,
             clients=self._clients,
             accounts=self._accounts,
@@ -169,7 +171,8 @@ class Operator:
             if run is None:
                 continue  # found again, and reported, when its object is seen
             entry = self._entries.setdefault(key, Entry(key))
-            entry.run, entry.version = run, version
+            entry.run = entry.stored = run
+            entry.version = version
             self._queue.add(key)
             if not run.is_over:
                 self._accounts.changed(run.provider.account)

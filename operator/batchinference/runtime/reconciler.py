@@ -16,7 +16,7 @@ from batchinference.core.backoff import backoff_s
 from batchinference.core.begin import afresh, begin, journaled_spec, starts_afresh
 from batchinference.core.decide import decide
 from batchinference.core.draft import Decision, Observed
-from batchinference.core.effects import Announce, LookUp, StopTasks
+from batchinference.core.effects import Announce, LookUp, SetFinalizer, StopTasks
 from batchinference.core.notes import Notes
 from batchinference.core.outcomes import Outcome, TaskDone
 from batchinference.core.problem import Problem, not_implemented
@@ -47,6 +47,7 @@ _SPEC_CHANGED = (
     "The billable part of the spec is no longer what this object was created with: nothing more is "
     "submitted. Change it back, or create the object with another `runID`"
 )
+_LET_GO = SetFinalizer(present=False)
 _HARMLESS = (LookUp, Announce, StopTasks)
 """Effects that may be started from old knowledge: they change nothing outside of this process."""
 
@@ -144,9 +145,7 @@ class Reconciler:
             if self._lacks_run(entry, job) and not await self._begin(entry, job):
                 return
             if _is_behind(entry.run, job) or any(map(_is_failed_task, entry.mailbox)):
-                await self._journaling.find(entry)
-                if entry.newer_schema:
-                    return
+                await self._journaling.confirm(entry)
             decision = await self._decide_once(entry)
             settled = decision is not None and not entry.mailbox
             if settled and not self._lacks_run(entry, job):
@@ -276,7 +275,8 @@ class Reconciler:
             return None
         entry.notes = decision.notes
         for effect in decision.effects:
-            self._effects.start(entry, effect, decided_at)
+            if effect != _LET_GO:
+                self._effects.start(entry, effect, decided_at)
         moved = (decision.held, decision.asking) != (entry.held, entry.asking)
         entry.held, entry.asking = decision.held, decision.asking
         if moved or decision.run != before or any(map(_is_ended_upload, outcomes)):
@@ -287,19 +287,18 @@ class Reconciler:
             self._queue.add_after(entry.key, max(wait, 0.001))
         if _same_object(observed.job, self._store.steering(entry.key)):
             await self._showing.show(entry, held=decision.held)
+        if _LET_GO in decision.effects:
+            # Only now: it changes the object, and would spoil the precondition of its status.
+            self._effects.start(entry, _LET_GO, decided_at)
         return decision
 
     async def _is_ours(self, entry: Entry, decision: Decision, outcomes: list[Outcome]) -> bool:
-        """Whether the journal says now what was decided; else it must be decided again, on what
-        stands there and with the same outcomes.
+        """Whether the run is ours to go on with as decided; else it must be decided again, on what
+        stands in the journal and with the same outcomes.
         """
         try:
-            if decision.run != entry.run:
-                current = await self._journaling.write(entry, decision.run)
-            elif all(isinstance(effect, _HARMLESS) for effect in decision.effects):
-                current = True
-            else:
-                current = await self._journaling.confirm(entry)
+            harmless = all(isinstance(effect, _HARMLESS) for effect in decision.effects)
+            current = await self._journaling.advance(entry, decision.run, confirmed=not harmless)
         except Fault:
             entry.mailbox.extendleft(reversed(outcomes))
             raise

@@ -29,6 +29,9 @@ logger = logging.getLogger(__name__)
 
 _NUMBERS = frozenset({"progress", "requestCounts", "submissions", "usage", "cost"})
 _SUPERSEDED_S = 0.5
+_PASSING = {State.PENDING, State.STAGING, State.QUEUED, State.COLLECTING}
+_PASSING_S = 1.0
+"""A small job goes through these in less; nobody could read what it was."""
 
 
 class Showing:
@@ -69,6 +72,10 @@ class Showing:
 
     async def _write(self, entry: Entry, job: BatchInferenceJob, status: JobStatus) -> None:
         new, old = encode(status), job.status
+        left = self._left_to_pass(entry, status)
+        if left > 0:
+            self._queue.add_after(entry.key, left)
+            return
         if _only_numbers_differ(new, old) and entry.written_at is not None:
             passed = (self._clock.now() - entry.written_at).total_seconds()
             if passed < self._settings.progress_s:
@@ -85,6 +92,16 @@ class Showing:
         except Fault as fault:
             logger.warning("Status of %s/%s: %s", meta.namespace, meta.name, fault.message)
             self._queue.add_after(entry.key, self._settings.retry_first_s)
+
+    def _left_to_pass(self, entry: Entry, status: JobStatus) -> float:
+        """Seconds that a state which is often over in a moment is not shown yet."""
+        if status.state not in _PASSING:
+            entry.passing = None
+            return 0.0
+        now = self._clock.elapsed()
+        if entry.passing is None or entry.passing[0] != status.state:
+            entry.passing = (status.state, now)
+        return entry.passing[1] + _PASSING_S - now
 
     async def show_stray(self, job: BatchInferenceJob, problem: Problem) -> None:
         """A job without a run that can be worked on says why; what it said of a run stands.
