@@ -190,10 +190,8 @@ def _whose(run: Run, holder: Holder) -> tuple[str, str]:
             f"'{holder.installation}', and there is no journal of it here. Leave it to the other "
             "cluster, or restore its journals, or create the job with another `spec.output`"
         )
-    another = (
-        "create the job with another `spec.output`, best with `${runID}` in it; or, if nobody "
-        "needs what is there"
-    )
+    hint = ", best with `${runID}` in it" if run.output.uri.startswith("s3:") else ""
+    another = f"create the job with another `spec.output`{hint}; or, if nobody needs what is there"
     if not holder.run_key:
         return Reason.OUTPUT_CONFLICT, f"{place} is in use: {whose}. Either {another}, remove it"
     stands = "finished" if holder.finished else "has not finished"
