@@ -1,11 +1,12 @@
 """What a run cost: tokens as the answers tell them, at the prices of the provider object.
 
-A model without a price has no cost; nothing is invented. Exact decimal arithmetic, shown to a
-millionth of the currency.
+A model without a price has no cost; nothing is invented, nor made of what is no price. Exact
+decimal arithmetic, shown to a millionth of the currency.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from decimal import Decimal
@@ -17,6 +18,8 @@ from batchinference.model.provider import ModelPrice
 from batchinference.model.run import Results
 
 _MILLION = Decimal(1_000_000)
+_NUMBER = re.compile(r"[0-9]{1,12}(\.[0-9]{1,6})?")
+"""As the provider's definition has it."""
 
 
 def priced(results: Results, settings: Mapping[str, Any], model: str) -> Results:
@@ -35,14 +38,20 @@ def priced(results: Results, settings: Mapping[str, Any], model: str) -> Results
 
 
 def _price(settings: Mapping[str, Any], model: str) -> ModelPrice | None:
-    for entry in settings.get("pricing") or ():
+    listed = settings.get("pricing")
+    for entry in listed if isinstance(listed, list | tuple) else ():
         try:
             price = decode(ModelPrice, entry, ignore_unknown=True)
         except InvalidObject:
             continue
-        if price.model == model:
+        if price.model == model and _is_price(price):
             return price
     return None
+
+
+def _is_price(price: ModelPrice) -> bool:
+    numbers = (price.input_per_million_tokens, price.output_per_million_tokens)
+    return all(map(_NUMBER.fullmatch, numbers)) and 0 <= price.batch_discount_percent <= 100
 
 
 def _shown(amount: Decimal) -> str:

@@ -36,3 +36,29 @@ def test_cost_is_tokens_times_price_less_the_discount(
 def test_a_model_without_a_price_has_no_cost(settings) -> None:
     results = Results(input_tokens=5)
     assert priced(results, settings, "other") == results
+
+
+NO_PRICES = ["", "free", "-1", "NaN", "Infinity", "1e999999", "1_000", "٣", "0." + "1" * 60]
+
+
+@pytest.mark.parametrize("member", ["inputPerMillionTokens", "outputPerMillionTokens"])
+@pytest.mark.parametrize("text", NO_PRICES)
+def test_a_price_that_is_none_is_no_price(member, text) -> None:
+    """The definition refuses it; an object that slipped through must not keep a run from ending."""
+    results = Results(input_tokens=5, output_tokens=5)
+    assert priced(results, {"pricing": [{**MINI, member: text}]}, "mini") == results
+    found = priced(results, {"pricing": [{**MINI, member: text}, MINI]}, "mini")
+    assert found.cost, "another entry of the model has one"
+
+
+@pytest.mark.parametrize("discount", [-1, 101, "half"])
+def test_a_discount_that_is_none_is_no_price(discount) -> None:
+    results = Results(input_tokens=5)
+    price = {**MINI, "batchDiscountPercent": discount}
+    assert priced(results, {"pricing": [price]}, "mini") == results
+
+
+@pytest.mark.parametrize("pricing", ["free", 7, {"model": "mini"}, ["mini"], [None]])
+def test_a_price_list_that_is_none_has_no_prices(pricing) -> None:
+    results = Results(input_tokens=5)
+    assert priced(results, {"pricing": pricing}, "mini") == results
