@@ -20,6 +20,7 @@ from batchinference.model.run import (
     RunPhase,
     Shard,
     ShardState,
+    Submission,
     SubmissionState,
 )
 from fakes.server import ProviderServer, StoredBatch, row_of
@@ -250,13 +251,21 @@ def _highest(run: Run) -> int:
     return max([run.ordinal_floor, *ordinals])
 
 
+def _may_be_forgotten(was: Submission, new: Shard) -> bool:
+    """What was certainly refused; and of what came to nothing all but the newest."""
+    if was.state is SubmissionState.VOID:
+        voids = [s for s in new.submissions if s.state is SubmissionState.VOID]
+        return len(voids) > 2 and all(s.ordinal > was.ordinal for s in voids)
+    return was.state is SubmissionState.REFUSED
+
+
 def _shard_step_problems(key: str, old: Shard, new: Shard) -> list[str]:
     found = []
     kept = {s.ordinal: s for s in new.submissions}
     for was in old.submissions:
         now = kept.get(was.ordinal)
         if now is None:
-            if was.state is not SubmissionState.REFUSED and old.sha256 == new.sha256:
+            if not _may_be_forgotten(was, new) and old.sha256 == new.sha256:
                 found.append(f"{key} shard {old.index}: forgot ordinal {was.ordinal}")
             continue
         if was.batch_id and now.batch_id != was.batch_id:

@@ -83,6 +83,11 @@ REFUSALS = [
         "the account has no batch yet: a person must act",
     ),
     (refused("AccessDeniedException", status=403), RefusalKind.CREDENTIALS, "iam:PassRole"),
+    (
+        refused("AccessDeniedException", "INVALID_PAYMENT_INSTRUMENT: a card", status=403),
+        RefusalKind.BILLING,
+        "the AWS account has no means of payment",
+    ),
     (refused("UnrecognizedClientException"), RefusalKind.CREDENTIALS, "an unknown key"),
     (refused("ExpiredTokenException"), RefusalKind.CREDENTIALS, "old temporary credentials"),
     (refused("InvalidSignatureException"), RefusalKind.CREDENTIALS, "a wrong secret"),

@@ -174,10 +174,11 @@ REFUSALS = [
     (404, error("model_not_found", "no such model"), RefusalKind.INVALID, "nothing there"),
     (401, error("invalid_api_key"), RefusalKind.CREDENTIALS, "a bad key"),
     (403, error(), RefusalKind.CREDENTIALS, "no access to the project"),
-    (402, error(), RefusalKind.QUOTA, "no credit"),
-    (429, error("insufficient_quota"), RefusalKind.QUOTA, "quota spent"),
+    (402, error(), RefusalKind.BILLING, "no credit"),
+    (429, error("insufficient_quota"), RefusalKind.BILLING, "the credit is spent"),
     (429, error("rate_limit_exceeded"), RefusalKind.THROTTLED, "too many calls"),
-    (400, error("billing_hard_limit_reached"), RefusalKind.QUOTA, "a spending limit"),
+    (400, error("billing_hard_limit_reached"), RefusalKind.BILLING, "a spending limit"),
+    (403, error("billing_not_active"), RefusalKind.BILLING, "the bill is not paid"),
     (400, error("token_limit_exceeded"), RefusalKind.QUOTA, "Azure's regions that fail fast"),
     (
         400,
@@ -210,7 +211,7 @@ async def test_a_certain_no_is_a_refusal(
     assert isinstance(outcome, Refused), reason
     assert outcome.kind is kind, reason
     assert "sk-secret" not in outcome.message
-    if status == 429:
+    if status in {402, 429} or kind is RefusalKind.QUOTA:
         assert outcome.retry_after_s == 7.0
     assert len(stub.asked) == 1, "a create call is never repeated"
 
@@ -348,6 +349,11 @@ FAILURES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
         "queue quota: put back, not an attempt",
         {"errors": {"data": [{"code": "token_limit_exceeded", "message": "Enqueued ..."}]}},
         {"code": "token_limit_exceeded", "quota": True, "nothing_processed": True},
+    ),
+    (
+        "an open bill: put back until it is paid",
+        {"errors": {"data": [{"code": "billing_hard_limit_reached", "message": "x"}]}},
+        {"billing": True, "quota": False, "nothing_processed": True},
     ),
     (
         "request-count quota has a text only",

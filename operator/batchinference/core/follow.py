@@ -23,6 +23,7 @@ from batchinference.core.outcomes import (
 )
 from batchinference.core.policy import reject
 from batchinference.core.setting import Setting
+from batchinference.core.timing import Timing
 from batchinference.core.transitions import ShardInput, step_shard
 from batchinference.model.batch import (
     Accepted,
@@ -75,11 +76,12 @@ def submit_answered(
         return lose(run, noted, shard)
     if isinstance(outcome, NotSent):
         # Every try needs a new upload, so the shard waits as long as a person needs anyway.
-        wait = setting.timing.reference_retry_s
+        growing = _growing_wait_s(shard, setting.timing)
+        wait = max(setting.timing.reference_retry_s, growing)
         fault = TaskFault(FaultKind.STALLED, outcome.reason, outcome.message, wait)
         effect_id = f"submit:{answer.shard}"
         noted = notes.with_failure(effect_id, fault, setting.now, setting.timing, setting.jitter)
-        return _put_back(run, shard, setting, wait_s=wait), noted
+        return run.with_shard(_put_back(shard, setting, wait)), noted
     return _refused(run, notes, shard, outcome, setting)
 
 
@@ -95,45 +97,72 @@ def _refused(
     run: Run, notes: Notes, shard: Shard, refused: Refused, setting: Setting
 ) -> tuple[Run, Notes]:
     text = f"{refused.code}: {refused.message}" if refused.code else refused.message
-    effect_id = f"submit:{shard.index}"
     if refused.kind is RefusalKind.INVALID:
         if not run.was_submitted_besides(shard):
-            undone = _put_back(run, shard, setting, wait_s=0)
+            undone = run.with_shard(_put_back(shard, setting, 0))
             return reject(undone, Reason.REFUSED, text, setting.now), notes
         failure = BatchFailure(refused.code, refused.message)
         ended = shard.with_last(state=SubmissionState.REFUSED, failure=failure, request={})
         return run.with_shard(step_shard(ended, ShardInput.REFUSE) or shard), notes
-    reason = {
-        RefusalKind.QUOTA: Reason.QUOTA_WAIT,
-        RefusalKind.THROTTLED: Reason.QUOTA_WAIT,
-        RefusalKind.CREDENTIALS: Reason.CREDENTIALS_REJECTED,
-    }[refused.kind]
-    is_credentials = refused.kind is RefusalKind.CREDENTIALS
-    kind = FaultKind.STALLED if is_credentials else FaultKind.WAITING
-    fault = TaskFault(kind, reason, text, refused.retry_after_s)
-    wait = _put_back_wait(shard, refused, notes, setting)
+    billing = None
+    if refused.kind is RefusalKind.BILLING:
+        billing = BatchFailure(refused.code, refused.message, billing=True)
+        text = unpaid(billing, setting.timing)
+    kind, reason = _PUT_BACK[refused.kind]
+    wait = _put_back_wait_s(shard, refused, setting.timing)
     noted = notes.with_failure(
-        effect_id, replace(fault, after_s=wait), setting.now, setting.timing, setting.jitter
+        f"submit:{shard.index}",
+        TaskFault(kind, reason, text, wait),
+        setting.now,
+        setting.timing,
+        setting.jitter,
     )
-    return _put_back(run, shard, setting, wait_s=wait), noted
+    return run.with_shard(_put_back(shard, setting, wait, billing)), noted
 
 
-def _put_back_wait(shard: Shard, refused: Refused, notes: Notes, setting: Setting) -> float:
-    if refused.retry_after_s is not None:
-        return refused.retry_after_s
-    timing = setting.timing
-    before = notes.failures.get(f"submit:{shard.index}")
-    count = before.count + 1 if before else 1
+_PUT_BACK = {
+    RefusalKind.QUOTA: (FaultKind.WAITING, Reason.QUOTA_WAIT),
+    RefusalKind.THROTTLED: (FaultKind.WAITING, Reason.QUOTA_WAIT),
+    RefusalKind.CREDENTIALS: (FaultKind.STALLED, Reason.CREDENTIALS_REJECTED),
+    RefusalKind.BILLING: (FaultKind.STALLED, Reason.BILLING),
+}
+
+
+def unpaid(failure: BatchFailure, timing: Timing) -> str:
+    """What to do about a provider that wants to be paid first."""
+    said = f"{failure.code}: {failure.message}" if failure.code else failure.message
+    return (
+        f"The provider takes no more batches until its bill is settled ({said.rstrip('.')}). Add "
+        "credit there, or raise the spending limit; the run tries again every "
+        f"{timing.quota_most_s / 60:.0f} minutes and then goes on by itself"
+    )
+
+
+def _put_back_wait_s(shard: Shard, refused: Refused, timing: Timing) -> float:
+    """Growing from try to try, and never less than the provider asked for."""
+    growing = _growing_wait_s(shard, timing)
     if refused.kind is RefusalKind.QUOTA:
-        return backoff_s(count, timing.quota_first_s, timing.quota_most_s, setting.jitter)
-    return backoff_s(count, timing.retry_first_s, timing.retry_most_s, setting.jitter)
+        growing = _quota_wait_s(shard, timing)
+    elif refused.kind is RefusalKind.BILLING:
+        growing = timing.quota_most_s
+    return max(refused.retry_after_s or 0.0, growing)
 
 
-def _put_back(run: Run, shard: Shard, setting: Setting, wait_s: float) -> Run:
-    until = setting.now + timedelta(seconds=wait_s)
-    closed = shard.with_last(state=SubmissionState.REFUSED, request={})
+def _growing_wait_s(shard: Shard, timing: Timing) -> float:
+    return backoff_s(shard.put_backs + 1, timing.retry_first_s, timing.retry_most_s)
+
+
+def _quota_wait_s(shard: Shard, timing: Timing) -> float:
+    return backoff_s(shard.put_backs + 1, timing.quota_first_s, timing.quota_most_s)
+
+
+def _put_back(
+    shard: Shard, setting: Setting, wait_s: float, failure: BatchFailure | None = None
+) -> Shard:
+    closed = shard.with_last(state=SubmissionState.REFUSED, request={}, failure=failure)
     back = step_shard(closed, ShardInput.PUT_BACK) or shard
-    return run.with_shard(replace(back, not_before=until))
+    until = setting.now + timedelta(seconds=wait_s)
+    return replace(back, not_before=until, put_backs=shard.put_backs + 1)
 
 
 def accepted(
@@ -191,13 +220,15 @@ def looked_up(run: Run, notes: Notes, look: LookedUp, setting: Setting) -> tuple
 def input_deleted(
     run: Run, notes: Notes, outcome: InputDeleted, setting: Setting
 ) -> tuple[Run, Notes]:
-    """The fence stands; absences are counted anew."""
+    """The fence stands, and absences are counted anew; or what was refused left nothing behind."""
     key = (outcome.shard, outcome.ordinal)
     notes = notes.without_failure(f"fence:{outcome.shard}:{outcome.ordinal}")
     shard = of_ordinal(run, *key)
-    if shard is None or shard.last is None or shard.state is not ShardState.FENCING:
+    if shard is None or shard.last is None:
         return run, notes
-    if shard.last.fenced_at is not None:
+    if shard.last.state in {SubmissionState.REFUSED, SubmissionState.VOID}:
+        return run.with_shard(shard.with_last(input_deleted=True)), notes
+    if shard.state is not ShardState.FENCING or shard.last.fenced_at is not None:
         return run, notes  # told twice: the absences since then still count
     return run.with_shard(shard.with_last(fenced_at=setting.now)), notes.without_looks(key)
 
@@ -295,19 +326,17 @@ def _denied(batch_id: str) -> TaskFault:
 def _ended(shard: Shard, view: BatchView, setting: Setting) -> Shard:
     """One of the shard's batches is over."""
     failure = view.failure
-    failed = view.state is BatchState.FAILED and not view.completed
-    is_void = failure is not None and failure.nothing_processed and failed
     closed = shard.with_batch(
         view.id,
-        state=SubmissionState.VOID if is_void else SubmissionState.ENDED,
+        state=SubmissionState.VOID if view.is_void else SubmissionState.ENDED,
         ended_at=view.ended_at or setting.now,
         batch_state=view.state,
         files=view.files,
         failure=failure,
-        **({"request": {}} if is_void else {}),
+        **({"request": {}} if view.is_void else {}),
     )
     is_newest = closed.last is not None and closed.last.batch_id == view.id
-    if failure is not None and is_void and is_newest:
+    if failure is not None and view.is_void and is_newest:
         closed = _tried_in_vain(closed, failure, setting)
     return ended(closed)
 
@@ -317,13 +346,14 @@ def _tried_in_vain(shard: Shard, failure: BatchFailure, setting: Setting) -> Sha
     attempts = setting.spec.retry_policy.max_attempts
     fenced = shard.last is not None and shard.last.fenced_at is not None  # we took its input away
     passing = failure.transient or fenced
-    if not failure.quota and not (passing and shard.attempt < attempts):
+    waits = failure.quota or failure.billing
+    if not waits and not (passing and shard.attempt < attempts):
         return shard
-    voids = sum(s.state is SubmissionState.VOID for s in shard.submissions)
     timing = setting.timing
-    wait = backoff_s(voids, timing.quota_first_s, timing.quota_most_s, setting.jitter)
+    wait = timing.quota_most_s if failure.billing else _quota_wait_s(shard, timing)
     return replace(
         shard,
         not_before=setting.now + timedelta(seconds=wait),
-        attempt=shard.attempt if failure.quota else shard.attempt + 1,
+        put_backs=shard.put_backs + 1,
+        attempt=shard.attempt if waits else shard.attempt + 1,
     )

@@ -45,7 +45,7 @@ def appeared(run: Run, key: tuple[int, int], view: BatchView, now: datetime) -> 
     """A late batch came to light: from now on it is known."""
     shard = run.shards[key[0]]
     made = next((s for s in shard.submissions if s.ordinal == key[1]), None)
-    if made is None and not _is_forgotten(shard, view):
+    if made is None and (view.is_void or not _is_forgotten(shard, view)):
         return run
     at = view.created_at or now
     late = Submission(
@@ -65,7 +65,9 @@ def appeared(run: Run, key: tuple[int, int], view: BatchView, now: datetime) -> 
 
 
 def _is_forgotten(shard: Shard, view: BatchView) -> bool:
-    """Whether it is of an ordinal that was certainly refused, which the journal does not keep."""
+    """Whether it is of an ordinal that was certainly refused, which the journal does not keep. Nor
+    does it keep all that were void; but these are over, and have nothing.
+    """
     named = view.submission
     if named is None or shard.last is None or named.ordinal >= shard.last.ordinal:
         return False

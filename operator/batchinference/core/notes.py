@@ -74,6 +74,10 @@ class Notes:
         """An upload that waits for its claim."""
         return replace(self, uploads={**self.uploads, key: input_ref})
 
+    def without_upload(self, key: SubmissionKey) -> Notes:
+        """Its claim stands, or it will never be claimed."""
+        return replace(self, uploads=_without(self.uploads, key))
+
     def with_view(self, view: BatchView) -> Notes:
         """A batch as seen now."""
         return replace(self, views={**self.views, view.id: view})

@@ -10,11 +10,12 @@ from datetime import datetime, timedelta
 
 from batchinference.core.draft import Draft
 from batchinference.core.effects import DeleteInput, LookUp, StartTask, Submit
-from batchinference.core.follow import following, lose
+from batchinference.core.follow import following, lose, unpaid
 from batchinference.core.keys import next_ordinal, submission_id
 from batchinference.core.late import taken_back, with_late
 from batchinference.core.notes import Look
 from batchinference.core.policy import reject
+from batchinference.core.problem import Problem
 from batchinference.core.transitions import ShardInput, step_shard
 from batchinference.errors import Permanent
 from batchinference.model.run import (
@@ -43,11 +44,14 @@ def submit_shards(draft: Draft) -> bool:
             shard = _fencing(draft, shard)
         _submitted(draft, shard)
     draft.run = taken_back(draft.run)
+    stuck = _unpaid(draft)
     # Only now is it known whether any shard stalls the run, which holds back all that are queued.
     for index in numbers:
         shard = draft.run.shards[index]
         if shard.state is ShardState.QUEUED:
-            _queued(draft, shard)
+            _tidy(draft, shard)
+            if not stuck or index in stuck:
+                _queued(draft, shard)
         if draft.run.phase is not RunPhase.RUNNING:
             return True
     return False
@@ -192,18 +196,75 @@ def _still_missing(draft: Draft, shard: Shard) -> bool:
     given up and had the same records: time may have passed since, and another process.
     """
     oldest = draft.observed.now - timedelta(seconds=draft.timing.settle_s)
-    # Pooled records may have been in any shard.
-    for before in draft.run.shards if shard.sources else (shard,):
-        for gone in before.missing:
-            ask = LookUp(before.index, gone.ordinal, gone.input_ref, fenced=True)
-            look = draft.notes.looks.get((before.index, gone.ordinal))
-            if look is not None and not _is_conclusive(draft, look):
-                _inconclusive(draft, before, ask, look)
-                return False
-            if look is None or look.newest < oldest:
-                draft.want(ask)
-                return False
+    for ask in _forebears(draft, shard):
+        look = draft.notes.looks.get((ask.shard, ask.ordinal))
+        if look is None or look.newest < oldest:
+            draft.want(ask)
+            return False
     return True
+
+
+def _may_ask(draft: Draft, shard: Shard) -> bool:
+    """Whether asking for these ordinals works; otherwise a place would be of no use."""
+    for ask in _forebears(draft, shard):
+        look = draft.notes.looks.get((ask.shard, ask.ordinal))
+        if look is not None and not _is_conclusive(draft, look):
+            _inconclusive(draft, draft.run.shards[ask.shard], ask, look)
+            return False
+        if not draft.may_start(ask):
+            return False
+    return True
+
+
+def _forebears(draft: Draft, shard: Shard) -> list[LookUp]:
+    """For each given-up ordinal that had the same records, how to ask for it. Pooled records may
+    have been in any shard.
+    """
+    return [
+        LookUp(before.index, gone.ordinal, gone.input_ref, fenced=True)
+        for before in (draft.run.shards if shard.sources else (shard,))
+        for gone in before.missing
+    ]
+
+
+def _unpaid(draft: Draft) -> set[int]:
+    """Queued shards that the provider did not take because of its bill. Only these are tried until
+    it takes one of them: with the others it would be the same.
+    """
+    found = set()
+    for shard in draft.run.shards:
+        failure = shard.last.failure if shard.last else None
+        if shard.last and shard.state is ShardState.QUEUED and failure and failure.billing:
+            found.add(shard.index)
+            since = shard.last.ended_at or shard.last.claimed_at
+            draft.problems.append(Problem(Reason.BILLING, unpaid(failure, draft.timing), since))
+    return found
+
+
+def _tidy(draft: Draft, shard: Shard) -> None:
+    """The input of a refused or void submission is of no use to the next one, which uploads its
+    own. It is deleted once, and otherwise with the rest when the run is over.
+    """
+    last = shard.last
+    if last is None or last.input_deleted or last.state not in _UNUSED:
+        return
+    deletion = DeleteInput(shard.index, last.ordinal, last.input_ref)
+    if deletion.id not in draft.notes.failures:
+        draft.want(deletion)
+
+
+_UNUSED = {SubmissionState.REFUSED, SubmissionState.VOID}
+_KEPT_VOIDS = 3
+"""So many that a listing which is late with the newest of them still finds them here."""
+
+
+def _kept(shard: Shard) -> list[Submission]:
+    """The submissions that the journal goes on holding: however often a quota refuses a shard or
+    fails its batch, it does not grow.
+    """
+    kept = [s for s in shard.submissions if s.state is not SubmissionState.REFUSED]
+    voids = [s.ordinal for s in kept if s.state is SubmissionState.VOID]
+    return [s for s in kept if s.ordinal not in voids[:-_KEPT_VOIDS]]
 
 
 def _queued(draft: Draft, shard: Shard) -> None:
@@ -223,6 +284,8 @@ def _queued(draft: Draft, shard: Shard) -> None:
     input_ref = draft.notes.uploads.get((shard.index, ordinal))
     upload = StartTask(TaskKind.UPLOAD, shard.index, ordinal)
     if input_ref is None and not draft.may_start(upload):
+        return
+    if not _may_ask(draft, shard):
         return
     draft.asking.add(shard.index)
     if shard.index not in draft.observed.granted or not _still_missing(draft, shard):
@@ -248,9 +311,9 @@ def _queued(draft: Draft, shard: Shard) -> None:
         claimed_at=now,
         submit_by=now + timedelta(seconds=draft.timing.submit_timeout_s),
     )
-    kept = [s for s in shard.submissions if s.state is not SubmissionState.REFUSED]
-    queued = replace(shard, submissions=(*kept, submission), not_before=None)
+    queued = replace(shard, submissions=(*_kept(shard), submission), not_before=None)
     claimed = step_shard(queued, ShardInput.CLAIM)
     assert claimed is not None
     draft.run = draft.run.with_shard(claimed)
+    draft.notes = draft.notes.without_upload((shard.index, ordinal))
     draft.effects.append(Submit(shard.index, ordinal, request, fresh=True))

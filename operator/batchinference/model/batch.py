@@ -65,6 +65,7 @@ class BatchFailure:
         code: the provider's machine word, "" where it has none.
         message: the provider's sentence, shortened, free of record contents.
         quota: a limit of the account was hit: put back, not a failed attempt.
+        billing: the provider wants to be paid first: likewise, until somebody has paid.
         transient: the same input may pass at another time (an upload not visible yet).
         nothing_processed: it failed in validation, so nothing was billed.
     """
@@ -72,6 +73,7 @@ class BatchFailure:
     code: str
     message: str
     quota: bool = False
+    billing: bool = False
     transient: bool = False
     nothing_processed: bool = True
 
@@ -102,6 +104,12 @@ class BatchView:
     files: tuple[str, ...] = ()
     failure: BatchFailure | None = None
 
+    @property
+    def is_void(self) -> bool:
+        """Whether it failed with nothing processed, so that nothing of it was billed."""
+        failed = self.state is BatchState.FAILED and not self.completed
+        return failed and self.failure is not None and self.failure.nothing_processed
+
 
 @dataclass(frozen=True, slots=True)
 class Page:
@@ -126,6 +134,7 @@ class RefusalKind(StrEnum):
 
     QUOTA = "Quota"  # put back, later
     THROTTLED = "Throttled"  # put back, soon
+    BILLING = "Billing"  # a person must pay; put back, tried again slowly
     CREDENTIALS = "Credentials"  # a person must act; nothing was accepted
     INVALID = "Invalid"  # the request is wrong: final for this shard
 

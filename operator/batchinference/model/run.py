@@ -94,6 +94,7 @@ class Submission:
         attempted: an earlier create call of this ordinal went unanswered, so that a refusal no
             longer proves anything.
         collected: of a late batch: its answers are among the shard's.
+        input_deleted: of one that was refused or void: its input is not at the provider any more.
     """
 
     ordinal: int
@@ -112,6 +113,7 @@ class Submission:
     fenced_at: datetime | None = None
     cancel_accepted_at: datetime | None = None
     collected: bool = False
+    input_deleted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +156,7 @@ class Shard:
         collected: also while the shard goes on with a late batch: what it had before.
         pooled: its unbilled records went on into a later shard.
         not_before: a refused shard waits until then.
+        put_backs: how often it was put back: refused for the time being, or accepted and void.
     """
 
     index: int
@@ -172,6 +175,7 @@ class Shard:
     collected: Collected | None = None
     pooled: bool = False
     not_before: datetime | None = None
+    put_backs: int = 0
 
     @property
     def last(self) -> Submission | None:

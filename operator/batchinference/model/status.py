@@ -77,6 +77,7 @@ class Reason:
     SECRET_NOT_FOUND = "SecretNotFound"  # noqa: S105 - a reason, not a secret
     CREDENTIALS_REJECTED = "CredentialsRejected"
     ACCESS_DENIED = "AccessDenied"
+    BILLING = "BillingRequired"
     LOCATION_NOT_ALLOWED = "LocationNotAllowed"
     STORAGE_MISSING = "StorageMissing"
     INPUT_NOT_FOUND = "InputNotFound"

@@ -28,6 +28,7 @@ from batchinference.model.batch import (
 )
 from batchinference.model.run import Ending, RunPhase, ShardState, SubmissionState
 from batchinference.model.status import Reason
+from batchinference.model.work import FaultKind, TaskFault
 from builders import shard_of, submission_of
 from unit.core.given import (
     NOW,
@@ -48,6 +49,7 @@ S, U = ShardState, SubmissionState
 ACCEPTED = "accepted"
 QUOTA = Refused(RefusalKind.QUOTA, "token_limit_exceeded", "the queue is full")
 THROTTLED = Refused(RefusalKind.THROTTLED, "429", "slow down", retry_after_s=17.0)
+BILLING = Refused(RefusalKind.BILLING, "insufficient_quota", "You exceeded your quota.")
 CREDENTIALS = Refused(RefusalKind.CREDENTIALS, "401", "the key is not valid")
 INVALID = Refused(RefusalKind.INVALID, "400", "no such model")
 LOST = OutcomeUnknown("the connection broke")
@@ -66,6 +68,7 @@ ANSWERS = [
     (S.CLAIMED, ACCEPTED, S.SUBMITTED, U.ACCEPTED, "the provider has it"),
     (S.CLAIMED, QUOTA, S.QUEUED, U.REFUSED, "put back, not a failed attempt"),
     (S.CLAIMED, THROTTLED, S.QUEUED, U.REFUSED, "put back, soon"),
+    (S.CLAIMED, BILLING, S.QUEUED, U.REFUSED, "put back until somebody has paid"),
     (S.CLAIMED, CREDENTIALS, S.QUEUED, U.REFUSED, "a person must act, nothing was accepted"),
     (S.CLAIMED, LOST, S.UNKNOWN, U.CLAIMED, "it may have been accepted"),
     (S.CLAIMED, UNSENT, S.QUEUED, U.REFUSED, "certainly not sent"),
@@ -134,13 +137,20 @@ def test_acceptance_is_written_with_id_and_time_and_ends_all_worry() -> None:
 
 
 def _fault():
-    from batchinference.model.work import FaultKind, TaskFault
-
     return TaskFault(FaultKind.RETRY, "ProviderUnavailable", "it broke")
 
 
 WAITS = [
     (QUOTA, TIMING.quota_first_s, Reason.QUOTA_WAIT, "quota waits long"),
+    (
+        replace(QUOTA, retry_after_s=5.0),
+        TIMING.quota_first_s,
+        Reason.QUOTA_WAIT,
+        "an impatient provider does not make the wait shorter",
+    ),
+    (replace(QUOTA, retry_after_s=999.0), 999.0, Reason.QUOTA_WAIT, "the provider asks for more"),
+    (BILLING, TIMING.quota_most_s, Reason.BILLING, "paying takes a person"),
+    (replace(BILLING, retry_after_s=5.0), TIMING.quota_most_s, Reason.BILLING, "likewise"),
     (THROTTLED, 17.0, Reason.QUOTA_WAIT, "the provider said how long"),
     (replace(THROTTLED, retry_after_s=None), TIMING.retry_first_s, Reason.QUOTA_WAIT, "soon"),
     (CREDENTIALS, TIMING.retry_first_s, Reason.CREDENTIALS_REJECTED, "Secrets are read again"),
@@ -158,13 +168,35 @@ def test_a_shard_that_was_put_back_waits(outcome, wait, why, reason) -> None:
     assert not changed.was_submitted, "nothing was accepted"
 
 
-def test_the_wait_after_a_quota_grows_with_every_refusal() -> None:
-    waits = []
-    run, notes = run_with(in_state(S.CLAIMED)), Notes()
-    for _ in range(6):
-        changed, notes = fold_all(run, answer(run, QUOTA), notes=notes)
-        waits.append((changed.shards[0].not_before - NOW).total_seconds())
-    assert waits == [60, 120, 240, 480, 900, 900]
+GROWING = [
+    (QUOTA, [60, 120, 240, 480, 900, 900]),
+    (replace(THROTTLED, retry_after_s=17.0), [17, 17, 17, 17, 32, 64]),
+    (CREDENTIALS, [2, 4, 8, 16, 32, 64]),
+    (UNSENT, [30, 30, 30, 30, 32, 64]),
+    (BILLING, [900, 900, 900, 900, 900, 900]),
+]
+
+
+@pytest.mark.parametrize(("outcome", "waits"), GROWING)
+def test_the_wait_grows_with_every_refusal_and_a_new_process_knows_how_far(outcome, waits) -> None:
+    found = []
+    for put_backs in range(6):
+        run = run_with(in_state(S.CLAIMED, put_backs=put_backs))
+        shard = fold(run, answer(run, outcome)).shards[0]
+        assert shard.put_backs == put_backs + 1
+        found.append((shard.not_before - NOW).total_seconds())
+    assert found == waits
+
+
+def test_a_bill_that_is_not_settled_is_told_as_what_it_is() -> None:
+    run = run_with(in_state(S.CLAIMED))
+    changed, notes = fold_all(run, answer(run, BILLING))
+    told = notes.failures["submit:0"].fault
+    assert (told.kind, told.reason) == (FaultKind.STALLED, Reason.BILLING)
+    assert "insufficient_quota: You exceeded your quota)" in told.message
+    assert "every 15 minutes" in told.message
+    assert changed.shards[0].last.failure.billing, "a new process knows why it waits"
+    assert not changed.was_submitted
 
 
 def test_a_refused_claim_forgets_its_request_and_keeps_its_ordinal() -> None:
@@ -339,6 +371,7 @@ FAILURES = [
     # failure, attempt, state after, submission after, attempt after, reason
     (BatchFailure("x", "m", quota=True), 1, S.QUEUED, U.VOID, 1, "a quota is not an attempt"),
     (BatchFailure("x", "m", quota=True), 3, S.QUEUED, U.VOID, 3, "a quota never uses them up"),
+    (BatchFailure("x", "m", billing=True), 3, S.QUEUED, U.VOID, 3, "nor does an open bill"),
     (BatchFailure("x", "m", transient=True), 1, S.QUEUED, U.VOID, 2, "may pass another time"),
     (BatchFailure("x", "m", transient=True), 3, S.ENDED, U.VOID, 3, "attempts are used up"),
     (BatchFailure("x", "m"), 1, S.ENDED, U.VOID, 1, "the same input fails in the same way"),
@@ -379,12 +412,31 @@ def test_nothing_processed_is_believed_of_failed_batches_without_answers_only(
     assert (shard.state, shard.last.state) == (S.ENDED, U.ENDED), reason
 
 
-def test_the_wait_after_failed_validations_grows_with_their_number() -> None:
-    void = replace(submission_of(1, U.VOID), batch_id="batch-0-0")
-    second = replace(submission_of(2), batch_id="batch-0-2")
-    run = run_with(in_state(S.SUBMITTED, submissions=(void, second)))
-    view = failed_view(run, BatchFailure("x", "m", quota=True), ordinal=2)
-    assert fold(run, BatchSeen(view)).shards[0].not_before == after(2 * TIMING.quota_first_s)
+VOIDS = [
+    (BatchFailure("x", "m", quota=True), 0, TIMING.quota_first_s),
+    (BatchFailure("x", "m", quota=True), 2, 4 * TIMING.quota_first_s),
+    (BatchFailure("x", "m", quota=True), 1000, TIMING.quota_most_s),
+    (BatchFailure("x", "m", transient=True), 0, TIMING.quota_first_s),
+    (BatchFailure("x", "m", billing=True), 0, TIMING.quota_most_s),
+]
+
+
+@pytest.mark.parametrize(("failure", "put_backs", "wait"), VOIDS)
+def test_the_wait_after_failed_validations_grows_with_their_number(
+    failure, put_backs, wait
+) -> None:
+    run = run_with(in_state(S.SUBMITTED, put_backs=put_backs))
+    shard = fold(run, BatchSeen(failed_view(run, failure))).shards[0]
+    assert (shard.not_before, shard.put_backs) == (after(wait), put_backs + 1)
+
+
+@pytest.mark.parametrize("state", [U.REFUSED, U.VOID])
+def test_an_input_that_nobody_needs_any_more_is_known_to_be_gone(state) -> None:
+    run = run_with(shard_of(0, S.QUEUED, submissions=(submission_of(4, state),)))
+    changed = fold(run, InputDeleted(0, 4))
+    assert changed.shards[0].last.input_deleted
+    assert changed.shards[0].last.fenced_at is None
+    assert fold(run, InputDeleted(0, 3)) == run, "of an ordinal that is forgotten"
 
 
 # ---------------------------------------------------------------- cancelled and denied batches

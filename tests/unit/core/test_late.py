@@ -182,6 +182,16 @@ def test_a_batch_of_a_forgotten_ordinal_is_known_by_its_content(content, taken, 
     assert bool(fold(run, BatchSeen(view)).shards[0].late) == taken, reason
 
 
+def test_a_forgotten_batch_that_came_to_nothing_stays_forgotten() -> None:
+    """The journal does not keep all that a quota failed."""
+    submitted = in_state(S.SUBMITTED)
+    run = run_with(replace(submitted, submissions=(replace(submitted.last, ordinal=9),)))
+    full = BatchFailure("token_limit_exceeded", "the queue is full", quota=True)
+    view = failed_view(run, full, ordinal=2, batch_id="void")
+    assert fold(run, BatchSeen(view)) == run
+    assert fold(run, BatchSeen(replace(view, completed=1))).shards[0].late, "it has answers"
+
+
 def test_where_metadata_is_not_echoed_its_input_tells_a_late_batch() -> None:
     run = run_with(behind(S.SUBMITTED))
     view = replace(late_view(run), submission=None, input_ref="file-1")

@@ -15,7 +15,7 @@ from batchinference.core.notes import Notes
 from batchinference.core.outcomes import LookedUp
 from batchinference.core.problem import Problem
 from batchinference.errors import Permanent
-from batchinference.model.batch import Traits
+from batchinference.model.batch import BatchFailure, Traits
 from batchinference.model.run import (
     Cancel,
     CancelWhy,
@@ -147,6 +147,26 @@ def test_a_shard_that_stalls_its_run_takes_back_what_others_asked_for() -> None:
     assert decided(run, observed(make_request=refuse), notes).asking == frozenset()
 
 
+@pytest.mark.parametrize(
+    ("notes", "asking", "reason"),
+    [
+        (Notes(), {0}, "it is asked for once there is a place"),
+        (failing("look:0:1"), set(), "the provider can't be asked: a place would be of no use"),
+        (
+            Notes().with_absence((0, 1), NOW, readable=True, complete=False),
+            set(),
+            "the listing proves nothing",
+        ),
+    ],
+)
+def test_a_shard_whose_given_up_ordinal_cannot_be_asked_for_does_not_ask_for_a_place(
+    notes, asking, reason
+) -> None:
+    gone = replace(submission_of(1, U.FENCED), batch_id="")
+    run = run_with(shard_of(0, S.QUEUED, submissions=(gone,)), in_state(S.SUBMITTED, 1))
+    assert decided(run, observed(granted=()), notes).asking == asking, reason
+
+
 def test_a_failing_upload_does_not_keep_the_other_shards_from_asking() -> None:
     run = run_with(in_state(S.QUEUED), in_state(S.QUEUED, 1))
     notes = failing(UPLOAD.id, FaultKind.STALLED, Reason.STAGING_UNAVAILABLE)
@@ -176,6 +196,73 @@ def test_ordinals_go_on_above_an_earlier_life_and_drop_certain_refusals() -> Non
     run = run_with(shard_of(0, S.QUEUED, submissions=(void, refused)))
     decision = decided(run, notes=Notes(uploads={(0, 3): "file-3"}))
     assert [s.ordinal for s in decision.run.shards[0].submissions] == [1, 3]
+
+
+def test_of_void_submissions_the_journal_keeps_the_newest() -> None:
+    made = [submission_of(n, U.VOID) for n in (1, 2, 4, 5)]
+    made.insert(2, replace(submission_of(3, U.FENCED), batch_id=""))
+    run = run_with(shard_of(0, S.QUEUED, submissions=(*made, submission_of(6, U.VOID))))
+    looked = Notes(uploads={(0, 7): "file-7"}).with_absence((0, 3), NOW, readable=True)
+    (shard,) = decided(run, notes=looked).run.shards
+    assert [s.ordinal for s in shard.submissions] == [3, 4, 5, 6, 7]
+    assert shard.last.state is U.CLAIMED
+
+
+def test_an_upload_that_has_its_claim_is_forgotten() -> None:
+    decision = decided(run_with(in_state(S.QUEUED)), notes=UPLOADED)
+    assert sent(decision)
+    assert not decision.notes.uploads
+
+
+# ---------------------------------------------------------------- refused for the time being
+
+TIDY = [
+    (U.REFUSED, {}, Notes(), True, "it was refused"),
+    (U.VOID, {}, Notes(), True, "it was void"),
+    (U.FENCED, {}, Notes(), False, "a fence stands there, and a batch may appear"),
+    (U.VOID, {"input_deleted": True}, Notes(), False, "it is gone"),
+    (U.VOID, {}, Notes(inflight=frozenset({DeleteInput(0, 1, "").id})), False, "under way"),
+    (U.VOID, {}, failing(DeleteInput(0, 1, "").id), False, "tried once; the rest is for the end"),
+]
+
+
+@pytest.mark.parametrize(("state", "members", "notes", "wanted", "reason"), TIDY)
+def test_the_input_of_what_came_to_nothing_is_deleted_at_once(
+    state, members, notes, wanted, reason
+) -> None:
+    last = replace(submission_of(1, state), **members)
+    run = run_with(shard_of(0, S.QUEUED, submissions=(last,), not_before=after(60)))
+    decision = decided(run, notes=notes)
+    assert of_kind(decision, DeleteInput) == ([DeleteInput(0, 1, "file-1")] if wanted else [])
+    assert decision.problem is None, reason
+
+
+def unpaid(index, state=U.REFUSED, **members):
+    failure = BatchFailure("insufficient_quota", "You exceeded your quota", billing=True)
+    last = replace(submission_of(1, state), failure=failure, request={}, input_deleted=True)
+    return shard_of(index, S.QUEUED, submissions=(last,), **members)
+
+
+@pytest.mark.parametrize("state", [U.REFUSED, U.VOID])
+def test_a_run_that_nobody_paid_for_is_stalled_and_only_what_was_refused_is_tried(state) -> None:
+    run = run_with(unpaid(0, state, not_before=after(60)), in_state(S.QUEUED, 1))
+    waiting = decided(run)
+    assert waiting.problem.reason == Reason.BILLING
+    assert "You exceeded your quota" in waiting.problem.message
+    assert (waiting.asking, of_kind(waiting, StartTask)) == (set(), [])
+    assert waiting.wake_at == after(60)
+    trying = decided(run, observed(now=after(60)))
+    assert trying.problem.reason == Reason.BILLING, "it does not flap"
+    assert trying.asking == {0}
+    assert of_kind(trying, StartTask) == [StartTask(TaskKind.UPLOAD, 0, 2)]
+
+
+def test_a_run_whose_bill_was_settled_goes_on_as_a_whole() -> None:
+    taken = in_state(S.SUBMITTED)
+    run = run_with(taken, in_state(S.QUEUED, 1))
+    decision = decided(run)
+    assert decision.problem is None
+    assert decision.asking == {1}
 
 
 def test_an_upload_of_another_ordinal_is_never_used() -> None:

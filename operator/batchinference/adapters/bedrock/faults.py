@@ -46,6 +46,8 @@ def _refused(error: Exception, code: str, told: str, status: int) -> Refused:
         return Refused(RefusalKind.QUOTA, code, told, _QUOTA_WAIT_S)
     if cloud.is_throttled(error):
         return Refused(RefusalKind.THROTTLED, code, told)
+    if "invalid_payment_instrument" in told.lower():
+        return Refused(RefusalKind.BILLING, code, told)
     # An account that may not use batch yet is told so as a validation error.
     not_entitled = "not authorized" in told.lower() or "support case" in told.lower()
     if cloud.is_denied(error) or not_entitled:

@@ -15,7 +15,7 @@ import httpx2
 from openai import APIConnectionError, APIError, APIStatusError, APITimeoutError
 
 from batchinference.adapters.openai_batch.connection import WHERE
-from batchinference.adapters.openai_batch.view import shorten, text
+from batchinference.adapters.openai_batch.view import BILLING_CODES, QUOTA_CODES, shorten, text
 from batchinference.errors import Fault, Permanent, Retry, Stalled
 from batchinference.model.batch import OutcomeUnknown, RefusalKind, Refused, SubmitOutcome
 from batchinference.model.status import Reason
@@ -23,18 +23,12 @@ from batchinference.model.status import Reason
 _NEVER_SENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout, httpx2.ProxyError)
 """No connection came about, so that not a byte was sent."""
 
-_QUOTA_CODES = {
-    "billing_hard_limit_reached",
-    "billing_not_active",
-    "insufficient_quota",
-    "token_limit_exceeded",
-}
 _QUOTA_TEXTS = ("enqueued token limit reached", "enqueued request limit reached")
 _CERTAIN = {400, 401, 402, 403, 404, 405, 406, 410, 411, 413, 414, 415, 422, 428, 429, 431, 451}
 """A 4xx that says that nothing was accepted. Not 408, 409, 425, 499: those say too little."""
 
 _FILE_WAIT_S = 30.0
-_QUOTA_WAIT_S = 60.0
+_BILLING_WAIT_S = 900.0
 
 
 def outcome(error: Exception) -> SubmitOutcome:
@@ -59,9 +53,10 @@ def _status_outcome(error: APIStatusError) -> SubmitOutcome:
     told = f"HTTP {status}: {message}"
     if status not in _CERTAIN:
         return OutcomeUnknown(told)
-    if code in _QUOTA_CODES or status == 402 or any(t in message.lower() for t in _QUOTA_TEXTS):
-        wait = retry_after_s(error) or _QUOTA_WAIT_S
-        return Refused(RefusalKind.QUOTA, code or str(status), told, wait)
+    if code in BILLING_CODES or status == 402:
+        return Refused(RefusalKind.BILLING, code or str(status), told, retry_after_s(error))
+    if code in QUOTA_CODES or any(t in message.lower() for t in _QUOTA_TEXTS):
+        return Refused(RefusalKind.QUOTA, code or str(status), told, retry_after_s(error))
     if status == 429:
         return Refused(RefusalKind.THROTTLED, code or "429", told, retry_after_s(error))
     if status in {401, 403}:
@@ -128,7 +123,14 @@ def _status_fault(error: APIStatusError, doing: str) -> Fault:
             f"Could not {doing}: the server redirects to {target}; set `{WHERE}.baseURL` to where "
             "the API is.",
         )
-    if status == 429 and code_of(error) in _QUOTA_CODES:
+    if status == 402 or code_of(error) in BILLING_CODES:
+        return Stalled(
+            Reason.BILLING,
+            f"Could not {doing}: the provider wants its bill settled first ({told}). Add credit "
+            "there, or raise the spending limit.",
+            _BILLING_WAIT_S,
+        )
+    if status == 429 and code_of(error) in QUOTA_CODES:
         return Retry(Reason.QUOTA_WAIT, f"Could not {doing} ({told}).", retry_after_s(error))
     if status in {408, 409, 423, 425, 429} or status >= 500:
         return Retry(

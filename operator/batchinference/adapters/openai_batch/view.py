@@ -49,7 +49,8 @@ _ENDED_AT = {
     BatchState.CANCELLED: "cancelled_at",
 }
 
-_QUOTA_CODES = {"token_limit_exceeded", "billing_hard_limit_reached", "insufficient_quota"}
+QUOTA_CODES = {"token_limit_exceeded"}
+BILLING_CODES = {"billing_hard_limit_reached", "billing_not_active", "insufficient_quota"}
 _QUOTA_TEXTS = ("enqueued token limit reached", "enqueued request limit reached")
 _VALIDATION_CODES = {
     "duplicate_custom_id",
@@ -70,7 +71,8 @@ _VALIDATION_CODES = {
     "too_many_tasks",
     "url_mismatch",
     "validation_error",
-    *_QUOTA_CODES,
+    *QUOTA_CODES,
+    *BILLING_CODES,
 }
 _ENTRIES_SHOWN = 3
 _TEXT_LIMIT = 240
@@ -114,7 +116,8 @@ def failure(found: Mapping[str, Any]) -> BatchFailure:
     return BatchFailure(
         code=code,
         message=message,
-        quota=bool(codes & _QUOTA_CODES) or _mentions(message, _QUOTA_TEXTS),
+        billing=bool(codes & BILLING_CODES),
+        quota=bool(codes & QUOTA_CODES) or _mentions(message, _QUOTA_TEXTS),
         # An upload that is not visible yet ends as a failed batch.
         transient=(code == "invalid_request" and param in {"file_id", "input_file_id"})
         or code == "file_not_found",
