@@ -188,8 +188,11 @@ class Providers:
         )
         meta = provider.metadata
         ref = ObjectRef(provider.kind, meta.namespace, meta.name, meta.uid)
+        # An empty column would leave open whether nobody counted.
+        zeros = {"activeBatches": 0, "queuedShards": 0}
+        shown = {**zeros, **encode(status)}
         try:
-            await self._writer.write(ref, encode(status), provider.status, meta.resource_version)
+            await self._writer.write(ref, shown, provider.status, meta.resource_version)
         except (Fault, Superseded) as fault:
             logger.warning("Status of %s %s: %s", provider.kind, meta.name, fault)
             return False
