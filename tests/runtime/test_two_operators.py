@@ -115,3 +115,39 @@ def test_the_input_of_a_batch_that_another_has_found_is_not_deleted(
         assert deleted == []
 
     play(scene, habits=replace(HABITS, list_lag_s=7200))
+
+
+def test_an_input_that_another_has_deleted_does_not_mean_another_account(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The first one asks for an ordinal that the second one has given up behind a fence."""
+    awake = True
+    really: Callable[..., Any] = FakeProvider.page
+
+    async def page(self: FakeProvider, *args: Any) -> Any:
+        process = current_process()
+        assert process is not None
+        if process.name == "op1" and not awake:
+            raise Retry("ProviderUnavailable", "503")
+        return await really(self, *args)
+
+    monkeypatch.setattr(FakeProvider, "page", page)
+
+    async def scene(house: House) -> None:
+        nonlocal awake
+        house.faults.dropped = 1.0
+        old = await house.operator()
+        key = key_of(parse_job(house.give(job())))
+        await house.until(lambda: house.server.calls.get("create"))
+        await house.until(lambda: house.shard(key).state is ShardState.UNKNOWN)
+        awake = False
+        house.kube.break_watches(old.process)
+        new = await house.operator()
+        await house.until(lambda: house.shard(key).submissions[0].state is SubmissionState.FENCED)
+        new.process.kill()
+        house.faults.dropped = 0.0
+        awake = True
+        house.kube.mend_watches()
+        await house.until(lambda: house.state() == "Succeeded")
+
+    play(scene)

@@ -18,7 +18,7 @@ from batchinference.core.decide import decide
 from batchinference.core.draft import Decision, Observed
 from batchinference.core.effects import Announce, LookUp, SetFinalizer, StopTasks
 from batchinference.core.notes import Notes
-from batchinference.core.outcomes import Outcome, TaskDone
+from batchinference.core.outcomes import BatchMissing, LookedUp, Outcome, TaskDone
 from batchinference.core.problem import Problem, not_implemented
 from batchinference.core.setting import Setting
 from batchinference.core.view import is_final, shows_submission
@@ -144,7 +144,7 @@ class Reconciler:
             job = self._store.steering(entry.key)
             if self._lacks_run(entry, job) and not await self._begin(entry, job):
                 return
-            if _is_behind(entry.run, job) or any(map(_is_failed_task, entry.mailbox)):
+            if _is_behind(entry.run, job) or any(map(_may_be_behind, entry.mailbox)):
                 await self._journaling.confirm(entry)
             decision = await self._decide_once(entry)
             settled = decision is not None and not entry.mailbox
@@ -361,9 +361,15 @@ def _rests(job: BatchInferenceJob) -> bool:
     return shown and FINALIZER not in meta.finalizers
 
 
-def _is_failed_task(outcome: Outcome) -> bool:
-    """A task that fails may have worked from a journal that another operator has left behind."""
-    return isinstance(outcome, TaskDone) and isinstance(outcome.result, TaskFault)
+def _may_be_behind(outcome: Outcome) -> bool:
+    """A task that fails, an input or a batch that is not there: what was asked for may be of a
+    journal that another operator has left behind.
+    """
+    if isinstance(outcome, TaskDone):
+        return isinstance(outcome.result, TaskFault)
+    if isinstance(outcome, LookedUp):
+        return not outcome.readable
+    return isinstance(outcome, BatchMissing)
 
 
 def _is_ended_upload(outcome: Outcome) -> bool:
