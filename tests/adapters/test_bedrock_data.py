@@ -8,9 +8,11 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from batchinference.adapters.bedrock import BedrockData, BedrockProvider
-from batchinference.adapters.bedrock.lines import result
+from batchinference.adapters.bedrock.lines import _any, _converse_text, result
 from batchinference.adapters.s3 import S3Store
 from batchinference.errors import Permanent, Stalled
 from batchinference.model.batch import Accepted
@@ -141,6 +143,50 @@ def test_a_converse_answer_is_a_chat_completion() -> None:
     assert body["model"] == "amazon.nova-lite-v1:0"
     assert body["choices"][0]["message"]["content"] == "hi"
     assert body["choices"][0]["finish_reason"] == "stop"
+
+
+members = st.sampled_from(
+    "output message content text toolUse image stopReason usage name inputTokens outputTokens "
+    "cacheReadInputTokens cacheReadInputTokenCount".split()
+)
+leaves = st.none() | st.booleans() | st.integers() | st.text(max_size=4) | st.just(1.5)
+trees = st.recursive(
+    leaves,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(members, inner, max_size=4),
+    max_leaves=8,
+)
+
+
+def often(usual: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    return usual | usual | usual | trees
+
+
+blocks = often(st.fixed_dictionaries({"text": st.text() | st.none()}, optional={"toolUse": trees}))
+messages = often(st.fixed_dictionaries({"content": often(st.lists(blocks, max_size=3))}))
+numbers = st.dictionaries(members, often(st.integers(-2, 50) | st.none()), max_size=5)
+outputs = often(
+    st.fixed_dictionaries(
+        {"output": often(st.fixed_dictionaries({"message": messages}))},
+        optional={"usage": often(numbers), "stopReason": often(st.just("max_tokens")), "x": trees},
+    )
+)
+
+
+@given(
+    st.fixed_dictionaries(
+        {"modelOutput": outputs},
+        optional={"recordId": often(st.just("r0000000001")), "error": often(st.none())},
+    )
+)
+def test_the_quick_look_at_an_answer_sees_what_the_thorough_one_does(whole: dict[str, Any]) -> None:
+    written = json.dumps(whole).encode()
+    quick, thorough = _converse_text(written, "m"), _any(written, "m")
+    assert quick is None or quick == thorough
+    assert result(written, "m") == thorough
+
+
+def test_the_quick_look_is_enough_for_a_usual_answer() -> None:
+    assert _converse_text(line(modelOutput=OUTPUT), "m") is not None
 
 
 def test_a_request_is_translated_and_a_native_one_untouched(data: BedrockData) -> None:

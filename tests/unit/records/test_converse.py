@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
+import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from batchinference.records import codes
-from batchinference.records.refusal import UnsupportedRequest
-from batchinference.records.translate import converse
+from batchinference.records.refusal import BadLine, UnsupportedRequest
+from batchinference.records.request import decode_body
+from batchinference.records.translate import converse, converse_answers
 
 USER = {"role": "user", "content": "hi"}
 PNG = "data:image/png;base64,aGVsbG8="
@@ -169,6 +174,18 @@ def part(**fields: Any) -> dict[str, Any]:
 
 
 REFUSED: list[tuple[str, dict[str, Any], str, str]] = [
+    (
+        "a role that is no text",
+        chat(messages=[{"role": ["user"], "content": "hi"}]),
+        codes.UNSUPPORTED_CONTENT,
+        "messages[0].role",
+    ),
+    (
+        "a part of a type that is no text",
+        chat(messages=[{"role": "user", "content": [{"type": {}}]}]),
+        codes.UNSUPPORTED_CONTENT,
+        "messages[0].content[0]",
+    ),
     ("several answers", chat(n=2), codes.UNSUPPORTED_OPTION, "`body.n`"),
     ("true is not one", chat(n=True), codes.UNSUPPORTED_OPTION, "`body.n`"),
     ("tools", chat(tools=[{"type": "function"}]), codes.UNSUPPORTED_OPTION, "`body.tools`"),
@@ -231,8 +248,46 @@ def output(content: list[Any], stop: str = "end_turn", **usage: int) -> dict[str
     }
 
 
+names = st.sampled_from(
+    "role content type text refusal image_url url tool_calls audio json_schema schema name "
+    "description".split()
+)
+leaves = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=5)
+    | st.sampled_from(["user", "system", "assistant", "text", "image_url", "json_schema", PNG])
+)
+trees = st.recursive(
+    leaves,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(names, inner, max_size=4),
+    max_leaves=8,
+)
+turns = st.fixed_dictionaries({"role": leaves | trees, "content": trees})
+options = st.sampled_from(
+    [*converse._NEUTRAL, *converse._CONFIG, "response_format", "additionalModelRequestFields", "x"]
+)
+
+
+@given(
+    messages=st.lists(turns | trees, max_size=3) | trees,
+    more=st.dictionaries(options, trees, max_size=4),
+)
+def test_whatever_a_body_holds_is_translated_or_refused(
+    messages: Any, more: dict[str, Any]
+) -> None:
+    body = json.dumps({"messages": messages, **more}).encode()
+    try:
+        encoded = converse.encode(decode_body(body))
+    except (UnsupportedRequest, BadLine):
+        return  # one bad record; anything else would keep the whole run from being staged
+    assert msgspec.json.encode(encoded)
+
+
 def test_an_answer_becomes_a_chat_completion_with_its_tokens() -> None:
-    found, given, taken = converse.decode(
+    found, given, taken = converse_answers.decode(
         output(
             [{"reasoningContent": {"text": "hm"}}, {"text": "a", "toolUse": None}, {"text": "b"}],
             inputTokens=3,
@@ -270,14 +325,14 @@ def test_an_answer_becomes_a_chat_completion_with_its_tokens() -> None:
     ],
 )
 def test_stop_reasons_become_finish_reasons_and_stay_visible(raw: str, want: str) -> None:
-    found, _, _ = converse.decode(output([{"text": "x"}], raw), "m")
+    found, _, _ = converse_answers.decode(output([{"text": "x"}], raw), "m")
     assert found["choices"][0]["finish_reason"] == want
     assert found["choices"][0]["stop_reason"] == raw
 
 
 def test_tool_use_in_an_answer_becomes_a_tool_call() -> None:
     use = {"toolUseId": "t", "name": "f", "input": {"a": 1}}
-    found, _, _ = converse.decode(output([{"toolUse": use}], "tool_use"), "m")
+    found, _, _ = converse_answers.decode(output([{"toolUse": use}], "tool_use"), "m")
     message = found["choices"][0]["message"]
     assert message["content"] is None
     assert message["tool_calls"] == [
@@ -287,4 +342,4 @@ def test_tool_use_in_an_answer_becomes_a_tool_call() -> None:
 
 def test_an_answer_without_a_message_is_none() -> None:
     with pytest.raises(ValueError, match="no message"):
-        converse.decode({"output": {}}, "m")
+        converse_answers.decode({"output": {}}, "m")

@@ -12,7 +12,7 @@ import msgspec
 
 from batchinference.ports import ResultLine
 from batchinference.records import codes
-from batchinference.records.translate import converse
+from batchinference.records.translate import converse_answers
 
 UNREADABLE = "UnreadableLine"
 """Code of a line that is no record's; its id is empty, so it is nobody's answer."""
@@ -30,7 +30,16 @@ class _Line(msgspec.Struct, gc=False):
     error: Any = None
 
 
+class _Usual(msgspec.Struct, gc=False):
+    """An answer of Converse as it should be."""
+
+    model_output: converse_answers.Answer = msgspec.field(name="modelOutput")
+    record_id: str = msgspec.field(default="", name="recordId")
+    error: None = None
+
+
 _decode = msgspec.json.Decoder(_Line).decode
+_usual = msgspec.json.Decoder(_Usual).decode
 
 
 def result(line: bytes, model: str) -> ResultLine:
@@ -40,6 +49,23 @@ def result(line: bytes, model: str) -> ResultLine:
         line: the line.
         model: the job's model, for the answer's body.
     """
+    return _converse_text(line, model) or _any(line, model)
+
+
+def _converse_text(line: bytes, model: str) -> ResultLine | None:
+    """The answer of most lines; None for everything else."""
+    try:
+        found = _usual(line)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        return None
+    decoded = converse_answers.decode_answer(found.model_output, model)
+    if decoded is None:
+        return None
+    body, given, taken = decoded
+    return ResultLine(found.record_id, 200, "", body, "", "", False, given, taken)
+
+
+def _any(line: bytes, model: str) -> ResultLine:
     try:
         found = _decode(line)
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
@@ -54,7 +80,7 @@ def result(line: bytes, model: str) -> ResultLine:
 def _answer(wire_id: str, output: Mapping[str, Any], model: str) -> ResultLine:
     if isinstance(output.get("output"), Mapping) and "message" in output["output"]:
         try:
-            body, given, taken = converse.decode(output, model)
+            body, given, taken = converse_answers.decode(output, model)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             return ResultLine(
                 wire_id,

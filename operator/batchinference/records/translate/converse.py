@@ -1,4 +1,4 @@
-"""Chat completions as Bedrock Converse bodies, and Converse answers as chat completions. Pure.
+"""Chat completions as Bedrock Converse bodies. Pure. The way back is in `converse_answers`.
 
 What Converse can't do in a batch is refused by name, per record, before anything is paid. Members
 that change nothing about the answer (`user`, `metadata`, ...) and best-effort ones (`seed`) are
@@ -71,16 +71,9 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
 
 _DATA_URI = re.compile(r"data:image/(png|jpeg|jpg|gif|webp);base64,", re.IGNORECASE)
 
-_FINISH_REASONS = {
-    "end_turn": "stop",
-    "stop_sequence": "stop",
-    "max_tokens": "length",
-    "model_context_window_exceeded": "length",
-    "tool_use": "tool_calls",
-    "content_filtered": "content_filter",
-    "guardrail_intervened": "content_filter",
-    "refusal": "content_filter",
-}
+_SYSTEM = frozenset({"system", "developer"})
+_TURNS = frozenset({"user", "assistant"})
+_ROLES = "must be system, developer, user or assistant"
 
 
 def encode(body: Mapping[str, Any]) -> dict[str, Any]:
@@ -118,54 +111,8 @@ def encode(body: Mapping[str, Any]) -> dict[str, Any]:
         encoded["system"] = system
     if config:
         encoded["inferenceConfig"] = config
-    return encoded | found
-
-
-def decode(model_output: Mapping[str, Any], model: str) -> tuple[dict[str, Any], int, int]:
-    """A Converse response as a chat completion, with its input and output tokens.
-
-    Members with null are as good as absent: Converse spells out every alternative. Reasoning blocks
-    are left out. A stop reason that is not known counts as `stop`; the model's own word is kept in
-    the choice as `stop_reason`.
-
-    Raises:
-        ValueError: it has no message.
-    """
-    message = (model_output.get("output") or {}).get("message")
-    if not isinstance(message, Mapping):
-        raise ValueError("the answer has no message")  # noqa: TRY004 - the value, not a type error
-    texts: list[str] = []
-    calls: list[dict[str, Any]] = []
-    for block in message.get("content") or ():
-        if block.get("text") is not None:
-            texts.append(block["text"])
-        elif block.get("toolUse") is not None:
-            calls.append(_tool_call(block["toolUse"]))
-    raw = model_output.get("stopReason") or ""
-    answer: dict[str, Any] = {"role": "assistant", "content": "".join(texts) if texts else None}
-    if not calls and answer["content"] is None:
-        answer["content"] = ""
-    if calls:
-        answer["tool_calls"] = calls
-    answer["refusal"] = None
-    usage, given, taken = _usage(model_output.get("usage") or {})
-    body = {
-        "id": "chatcmpl-bedrock",
-        "object": "chat.completion",
-        "created": 0,
-        "model": model,
-        "choices": [
-            {
-                "index": 0,
-                "message": answer,
-                "finish_reason": _FINISH_REASONS.get(raw, "stop"),
-                "stop_reason": raw,
-                "logprobs": None,
-            }
-        ],
-        "usage": usage,
-    }
-    return body, given, taken
+    encoded.update(found)
+    return encoded
 
 
 # ---------------------------------------------------------------- messages
@@ -178,48 +125,57 @@ def _conversation(messages: Any) -> tuple[list[dict[str, Any]], list[dict[str, A
     system: list[dict[str, Any]] = []
     turns: list[dict[str, Any]] = []
     for number, message in enumerate(messages):
-        at = f"messages[{number}]"
-        if not isinstance(message, Mapping):
-            raise _content(at, "must be an object")
-        role = message.get("role")
-        if role in {"system", "developer"}:
-            blocks = _blocks(message.get("content"), at)
-            if any("text" not in block for block in blocks):
-                raise _content(at, "has an image in a system message")
-            system += blocks
-        elif role in {"user", "assistant"}:
-            for name in ("tool_calls", "function_call", "audio"):
-                if message.get(name):
-                    raise _option(f"{at}.{name}", "is not possible in a Bedrock Converse batch")
-            content = message.get("content")
-            blocks = _blocks(message.get("refusal") if content is None else content, at)
+        if type(message) is not dict:
+            raise _content(f"messages[{number}]", "must be an object")
+        role, content = message.get("role"), message.get("content")
+        if not isinstance(role, str):
+            raise _content(f"messages[{number}].role", _ROLES)
+        if role in _TURNS:
+            if len(message) > 2 or content is None:  # more than the role and the content
+                _check_members(message, number)
+                content = message.get("refusal") if content is None else content
+            blocks = _blocks(content, number)
             if not blocks:
-                raise _content(at, "has no content")
+                raise _content(f"messages[{number}]", "has no content")
             if turns and turns[-1]["role"] == role:
                 turns[-1]["content"] += blocks
             else:
                 turns.append({"role": role, "content": blocks})
+        elif role in _SYSTEM:
+            blocks = _blocks(content, number)
+            if not isinstance(content, str) and any("text" not in block for block in blocks):
+                raise _content(f"messages[{number}]", "has an image in a system message")
+            system += blocks
         elif role in {"tool", "function"}:
-            raise _option(f"{at}.role", f"'{role}' is not possible in a Bedrock Converse batch")
+            at = f"messages[{number}].role"
+            raise _option(at, f"'{role}' is not possible in a Bedrock Converse batch")
         else:
-            raise _content(f"{at}.role", "must be system, developer, user or assistant")
+            raise _content(f"messages[{number}].role", _ROLES)
     if not turns or turns[0]["role"] != "user":
         raise _content("messages", "must have a user message before any of the assistant's")
     return system, turns
 
 
-def _blocks(content: Any, at: str) -> list[dict[str, Any]]:
+def _check_members(message: Mapping[str, Any], number: int) -> None:
+    for name in ("tool_calls", "function_call", "audio"):
+        if message.get(name):
+            at = f"messages[{number}].{name}"
+            raise _option(at, "is not possible in a Bedrock Converse batch")
+
+
+def _blocks(content: Any, message: int) -> list[dict[str, Any]]:
     """Content as blocks. Blank texts are left out: Converse refuses them."""
     if content is None:
         return []
     if isinstance(content, str):
-        return [{"text": content}] if content.strip() else []
+        return [{"text": content}] if content and not content.isspace() else []
     if not isinstance(content, list):
-        raise _content(f"{at}.content", "must be a text or a list of parts")
+        raise _content(f"messages[{message}].content", "must be a text or a list of parts")
     blocks: list[dict[str, Any]] = []
     for number, part in enumerate(content):
-        where = f"{at}.content[{number}]"
+        where = f"messages[{message}].content[{number}]"
         kind = part.get("type") if isinstance(part, Mapping) else None
+        kind = kind if isinstance(kind, str) else ""
         if kind in {"text", "refusal"}:
             text = part.get(kind)
             if not isinstance(text, str):
@@ -229,7 +185,7 @@ def _blocks(content: Any, at: str) -> list[dict[str, Any]]:
         elif kind == "image_url":
             blocks.append(_image(part.get("image_url"), where))
         else:
-            shown = f"'{kind}'" if isinstance(kind, str) and len(kind) < 32 else "of that type"
+            shown = f"'{kind}'" if 0 < len(kind) < 32 else "of that type"
             raise _content(where, f"a part {shown} is not possible in a Bedrock Converse batch")
     return blocks
 
@@ -321,39 +277,3 @@ def _option(name: str, why: str) -> UnsupportedRequest:
 
 def _content(name: str, why: str) -> UnsupportedRequest:
     return UnsupportedRequest(codes.UNSUPPORTED_CONTENT, f"`body.{name}` {why}")
-
-
-# ---------------------------------------------------------------- answers
-
-
-def _tool_call(use: Mapping[str, Any]) -> dict[str, Any]:
-    arguments = json.dumps(use.get("input") or {}, separators=(",", ":"), ensure_ascii=False)
-    return {
-        "id": use.get("toolUseId") or "",
-        "type": "function",
-        "function": {"name": use.get("name") or "", "arguments": arguments},
-    }
-
-
-def _usage(usage: Mapping[str, Any]) -> tuple[dict[str, Any], int, int]:
-    """Tokens as OpenAI counts them: what came from a cache is part of the prompt."""
-    read = _first(usage, "cacheReadInputTokens", "cacheReadInputTokenCount")
-    written = _first(usage, "cacheWriteInputTokens", "cacheWriteInputTokenCount")
-    given = _first(usage, "inputTokens") + read + written
-    taken = _first(usage, "outputTokens")
-    shown: dict[str, Any] = {
-        "prompt_tokens": given,
-        "completion_tokens": taken,
-        "total_tokens": given + taken,
-    }
-    if read:
-        shown["prompt_tokens_details"] = {"cached_tokens": read}
-    return shown, given, taken
-
-
-def _first(usage: Mapping[str, Any], *names: str) -> int:
-    for name in names:
-        value = usage.get(name)
-        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
-            return value
-    return 0
