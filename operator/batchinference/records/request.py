@@ -252,7 +252,7 @@ class RequestReader:
         return Request(custom_id or b"null", model_input, native=True)
 
 
-def decode_body(body: bytes, custom_id: bytes = b"null") -> dict[str, Any]:
+def decode_body(body: bytes | memoryview, custom_id: bytes = b"null") -> dict[str, Any]:
     """A body as Python values, for providers whose requests are translated.
 
     Raises:

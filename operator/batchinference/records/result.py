@@ -20,11 +20,13 @@ _encode = msgspec.json.encode
 
 def answer_tail(row: int, status_code: int, request_id: str, body: Any) -> bytes:
     """The tail of a successful answer. `body` may be `msgspec.Raw`: it is then passed on as is."""
-    return b'"response":{"status_code":%d,"request_id":%b,"body":%b},"error":null,"row":%d}' % (
-        status_code,
-        _encode(request_id),
-        _encode(body),
-        row,
+    return b"".join(
+        (
+            b'"response":{"status_code":%d,"request_id":%b,"body":'
+            % (status_code, _encode(request_id)),
+            body if type(body) is msgspec.Raw else _encode(body),
+            b'},"error":null,"row":%d}' % row,
+        )
     )
 
 

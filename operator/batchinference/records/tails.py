@@ -16,6 +16,9 @@ LOST: Final = b"L"
 
 _HEAD = 12
 
+AROUND_TAIL = _HEAD + 1
+"""Bytes of a line besides its tail."""
+
 
 class Tail(NamedTuple):
     """One collected result."""
@@ -25,9 +28,9 @@ class Tail(NamedTuple):
     tail: bytes
 
 
-def tail_line(kind: bytes, row: int, tail: bytes) -> bytes:
-    """The line with its newline."""
-    return b"%b%010d %b\n" % (kind, row, tail)
+def tail_line(kind: bytes, row: int, tail: bytes) -> tuple[bytes, bytes, bytes]:
+    """The line with its newline, in pieces: putting them together would copy the tail."""
+    return b"%b%010d " % (kind, row), tail, b"\n"
 
 
 def tail_of(line: bytes) -> Tail:

@@ -99,7 +99,7 @@ def _store(
     try:
         for data in batched(join.in_row_order()):
             writer.write(data)
-            size, checksum = size + len(data), zlib.crc32(data, checksum)
+            size, checksum = size + len(data), zlib.adler32(data, checksum)
         staging.put(where.unbilled(shard.index), pack_rows(join.unbilled_rows()))
         note = _Note(_basis(shard), size, checksum, collected)
         staging.put(where.collected(shard.index), msgspec.json.encode(note))
@@ -120,7 +120,7 @@ def _already_staged(shard: Shard, bench: Workbench, where: Layout) -> Collected 
         return None
     checksum = 0
     for piece in bench.staging.read(answers):
-        checksum = zlib.crc32(piece, checksum)
+        checksum = zlib.adler32(piece, checksum)
     return note.collected if checksum == note.checksum else None
 
 

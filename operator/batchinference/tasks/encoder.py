@@ -17,7 +17,14 @@ from batchinference.ports import BatchData, BodyEncoder
 from batchinference.records import codes
 from batchinference.records.parameters import REQUIRED, URLS, defaults
 from batchinference.records.refusal import BadLine, UnsupportedRequest
-from batchinference.records.request import Request, RequestReader, Rules, Usual, decode_body
+from batchinference.records.request import (
+    BEHIND_BODY,
+    Request,
+    RequestReader,
+    Rules,
+    Usual,
+    decode_body,
+)
 from batchinference.records.wire import wire_id
 
 
@@ -70,14 +77,34 @@ class Encoder:
         """The lines of consecutive records with their newlines, and their sizes; None where each
         record needs a look of its own.
         """
-        if self._frame is None or self.native:
+        if self.native:
             return None
+        if self._frame is None:
+            return self._translated(row, usual)
         self.native = False
         head = self._frame + usual.front.replace(b"%", b"%%")
         heads = [head % n for n in range(row, row + len(usual.rests))]
         data = b"".join(chain.from_iterable(zip(heads, usual.rests, strict=True)))
         size = len(heads[0])
         return data, [size + len(rest) for rest in usual.rests]
+
+    def _translated(self, row: int, usual: Usual) -> tuple[bytes, list[int]] | None:
+        """As `many`, for a provider that takes no bodies as they are."""
+        encode, front, behind = self._data.encode, usual.front, len(BEHIND_BODY)
+        lines: list[bytes] = []
+        try:
+            for number, rest in enumerate(usual.rests, row):
+                text = rest[:-behind]
+                body = decode_body(front + text if front else text)
+                complete = {"custom_id": wire_id(number), "method": "POST", "url": self._url}
+                lines.append(encode(number, {**complete, "body": body}, self._model))
+        except (BadLine, UnsupportedRequest):
+            return None  # whose fault it is comes out one by one
+        self.native = False
+        lines.append(b"")
+        data = b"\n".join(lines)
+        lines.pop()
+        return data, [len(line) + 1 for line in lines]
 
     def _agree(self, request: Request) -> None:
         """The first record decides whether all are canonical or all are the provider's own: one

@@ -19,7 +19,7 @@ from batchinference.ports import ResultLine
 from batchinference.records import codes, tails
 from batchinference.records.index import Rows
 from batchinference.records.result import answer_tail, error_tail
-from batchinference.records.tails import tail_line
+from batchinference.records.tails import AROUND_TAIL, tail_line
 from batchinference.records.wire import row_of
 
 ABSENT, UNBILLED, LOST, FAILED, ANSWERED = range(5)
@@ -44,6 +44,7 @@ class Join:
 
     def __init__(self, rows: Rows, file: IO[bytes]) -> None:
         self.rows = rows
+        self._position = rows.position
         self._file = file
         self._held: list[bytes] = []
         self._size = self._written = 0
@@ -65,7 +66,7 @@ class Join:
                 self._salvage(line)
             return
         row = row_of(found.wire_id)
-        at = -1 if row is None else self.rows.position(row)
+        at = -1 if row is None else self._position(row)
         if row is None or at < 0:
             self.foreign += 1
             return
@@ -86,7 +87,7 @@ class Join:
         """A line that can't be read loses one row's answer: the one whose id it shows, if any."""
         ids = {row_of(name.decode()) for name in _SOME_ID.findall(line)}
         row = ids.pop() if len(ids) == 1 else None
-        if row is None or self.rows.position(row) < 0:
+        if row is None or self._position(row) < 0:
             self.broken += 1
             return
         self.seen += 1
@@ -101,7 +102,7 @@ class Join:
 
     def put(self, row: int, state: int, tail: bytes) -> bool:
         """Keep a verdict, unless one as good is known. Whether it was kept."""
-        return self._put(self.rows.position(row), row, state, tail)
+        return self._put(self._position(row), row, state, tail)
 
     def _put(self, at: int, row: int, state: int, tail: bytes) -> bool:
         self._spoken[at] = 1
@@ -110,13 +111,11 @@ class Join:
             return False
         self._state[at] = state
         if state >= LOST:
-            line = tail_line(KINDS[state], row, tail)
-            length = len(line)
-            self._offsets[at] = self._size
-            self._lengths[at] = length
-            self._size += length
-            self._held.append(line)
-            if self._size - self._written >= _FLUSH_BYTES:
+            self._held += tail_line(KINDS[state], row, tail)
+            self._offsets[at] = start = self._size
+            self._lengths[at] = length = len(tail) + AROUND_TAIL
+            self._size = end = start + length
+            if end - self._written >= _FLUSH_BYTES:
                 self._flush()
         return True
 

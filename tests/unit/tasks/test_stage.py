@@ -208,6 +208,32 @@ def test_bedrocks_own_lines_go_untouched_and_never_mixed(tmp_path: Path) -> None
     assert [b.code for b in done.staged.first_bad] == [codes.MIXED_FORMATS]
 
 
+@pytest.mark.parametrize("parameters", [{}, {"maxOutputTokens": 7}], ids=["plain", "defaults"])
+@pytest.mark.parametrize("bad", [(), (3,)], ids=["all-good", "one-refused"])
+def test_translating_many_lines_at_once_gives_what_one_by_one_does(
+    tmp_path: Path, bad: tuple[int, ...], parameters: dict[str, Any]
+) -> None:
+    def encode(row: int, asked: Any, model: str) -> bytes:
+        if asked["body"]["messages"][0]["content"] == "bad":
+            raise UnsupportedRequest(codes.UNSUPPORTED_OPTION, "`body.x` is not possible")
+        return json.dumps([row, asked, model]).encode()
+
+    staged, notes = [], []
+    for is_usual in (True, False):
+        run = make_run(limits(records=4), parameters=parameters)
+        found = Desk(tmp_path, run, data=FunctionData(encode))
+        asked = [request(f"t{n}", "bad" if n in bad else f"ü{n}") for n in range(10)]
+        if not is_usual:  # in another order, which is as good
+            asked = [dict(reversed(record.items())) for record in asked]
+        found.put_input(jsonl(asked))
+        notes.append(found.stage().staged)
+        shards = [f"{STAGING}{name}" for name in ("shards/", "rows/")]
+        staged.append([found.store.under(prefix) for prefix in shards])
+    assert staged[0] == staged[1]
+    assert notes[0] == notes[1]
+    assert notes[0].bad == len(bad)
+
+
 def test_a_location_that_the_job_may_not_name_is_a_bad_record(tmp_path: Path) -> None:
     run = make_run(bedrock=True)
     s3 = {"allowedPrefixes": ["s3://data/${namespace}/"]}

@@ -44,6 +44,9 @@ class _Body(msgspec.Struct, gc=False):
     usage: _Usage | None = None
 
 
+_NOTHING = _Usage()
+_EMPTY = len("{}")
+
 _decode = msgspec.json.Decoder().decode
 _answer = msgspec.json.Decoder(_Answer).decode
 _used = msgspec.json.Decoder(_Body).decode
@@ -62,21 +65,25 @@ def _usual(line: bytes) -> ResultLine | None:
     """The answer as OpenAI writes it; None for everything else."""
     try:
         found = _answer(line)
-        body = found.response.body
-        start = bytes(memoryview(body)[:2])
-        if not 200 <= found.response.status_code < 300 or start[:1] != b"{" or start == b"{}":
+        response = found.response
+        body, status = response.body, response.status_code
+        used = _used(body).usage or _NOTHING  # whatever is no object fails here
+        if not 200 <= status < 300 or memoryview(body).nbytes == _EMPTY:
             return None
-        line.decode()  # a raw body is not checked by the parser
-        used = _used(body).usage or _Usage()
+        if not line.isascii():
+            line.decode()  # a raw body is not checked by the parser
     except (msgspec.MsgspecError, UnicodeError, RecursionError, TypeError):
         return None
     return ResultLine(
         found.custom_id,
-        found.response.status_code,
-        found.response.request_id or "",
+        status,
+        response.request_id or "",
         body,
-        input_tokens=count(used.prompt_tokens or used.input_tokens or 0),
-        output_tokens=count(used.completion_tokens or used.output_tokens or 0),
+        "",
+        "",
+        False,
+        max(0, used.prompt_tokens or used.input_tokens or 0),
+        max(0, used.completion_tokens or used.output_tokens or 0),
     )
 
 
