@@ -146,8 +146,21 @@ def test_a_converse_answer_is_a_chat_completion() -> None:
 
 
 members = st.sampled_from(
-    "output message content text toolUse image stopReason usage name inputTokens outputTokens "
-    "cacheReadInputTokens cacheReadInputTokenCount".split()
+    [
+        "output",
+        "message",
+        "content",
+        "text",
+        "toolUse",
+        "image",
+        "stopReason",
+        "usage",
+        "name",
+        "inputTokens",
+        "outputTokens",
+        "cacheReadInputTokens",
+        "cacheReadInputTokenCount",
+    ]
 )
 leaves = st.none() | st.booleans() | st.integers() | st.text(max_size=4) | st.just(1.5)
 trees = st.recursive(

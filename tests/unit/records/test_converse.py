@@ -249,8 +249,21 @@ def output(content: list[Any], stop: str = "end_turn", **usage: int) -> dict[str
 
 
 names = st.sampled_from(
-    "role content type text refusal image_url url tool_calls audio json_schema schema name "
-    "description".split()
+    [
+        "role",
+        "content",
+        "type",
+        "text",
+        "refusal",
+        "image_url",
+        "url",
+        "tool_calls",
+        "audio",
+        "json_schema",
+        "schema",
+        "name",
+        "description",
+    ]
 )
 leaves = (
     st.none()
