@@ -19,10 +19,10 @@ from batchinference.model.run import (
     RunPhase,
     Shard,
     ShardState,
-    Staged,
     Submission,
     SubmissionState,
 )
+from batchinference.model.staging import Staged
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 """When everything in these objects began."""

@@ -40,15 +40,8 @@ from batchinference.core.pricing import priced
 from batchinference.core.receipt import receipt
 from batchinference.core.setting import Setting
 from batchinference.core.transitions import RunInput, ShardInput, step_run, step_shard
-from batchinference.model.run import (
-    CancelWhy,
-    Ending,
-    InputSnapshot,
-    Run,
-    RunPhase,
-    ShardState,
-    Staged,
-)
+from batchinference.model.run import CancelWhy, Ending, Run, RunPhase, ShardState
+from batchinference.model.staging import InputSnapshot, Staged
 from batchinference.model.status import Reason
 from batchinference.model.work import (
     Admitted,

@@ -15,10 +15,10 @@ from batchinference.model.run import (
     Run,
     Shard,
     ShardState,
-    Staged,
     SubmissionState,
     Verdict,
 )
+from batchinference.model.staging import Staged
 from batchinference.model.status import Reason
 
 MAX_CONFIG_MAP_RECORDS = 500

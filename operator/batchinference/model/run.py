@@ -14,6 +14,7 @@ from enum import StrEnum
 from typing import Any
 
 from batchinference.model.batch import BatchFailure, BatchState, Limits
+from batchinference.model.staging import Cursor, InputSnapshot, Staged
 
 SCHEMA = 1
 """Version of this content. A journal with a higher one is never written."""
@@ -272,71 +273,6 @@ class Place:
     def is_config_map(self) -> bool:
         """Whether it is a place without object storage."""
         return self.uri.startswith("configmap://")
-
-
-@dataclass(frozen=True, slots=True)
-class InputSnapshot:
-    """What the input was at the first look.
-
-    Attributes:
-        source: where, for people.
-        fingerprint: sha256 over every object's name, version, ETag and size.
-    """
-
-    source: str
-    objects: int
-    size: int
-    fingerprint: str
-
-
-@dataclass(frozen=True, slots=True)
-class BadRecord:
-    """A record that is never sent: its line (1-based), a stable code, and what is wrong with it."""
-
-    line: int
-    code: str
-    message: str
-    source: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Cursor:
-    """Where staging goes on: the state after the last finished shard.
-
-    Attributes:
-        object_index, offset: the byte in the n-th object of the input where the next line starts.
-        line: lines read of that object; row: rows numbered so far (bad ones included).
-        bad: bad records so far.
-        fingerprint: of the input as this pass reads it; another one makes the pass start again.
-        native: the records so far are in the provider's own format.
-    """
-
-    object_index: int
-    offset: int
-    line: int
-    row: int
-    bad: int
-    fingerprint: str = ""
-    native: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Staged:
-    """What staging found.
-
-    Attributes:
-        rows: records of the input, bad ones included; bad: those that are never sent.
-        size, tokens: of the encoded shards; tokens are an estimate.
-        first_bad: the first ten bad ones.
-        native: the records are in the provider's own format (Bedrock's `modelInput`).
-    """
-
-    rows: int
-    bad: int
-    size: int
-    tokens: int
-    first_bad: tuple[BadRecord, ...] = ()
-    native: bool = False
 
 
 class CancelWhy(StrEnum):

@@ -12,16 +12,8 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from batchinference.model.run import (
-    BadRecord,
-    Collected,
-    Cursor,
-    InputSnapshot,
-    Results,
-    Run,
-    Shard,
-    Staged,
-)
+from batchinference.model.run import Collected, Results, Run, Shard
+from batchinference.model.staging import BadRecord, Cursor, InputSnapshot, Staged
 
 
 class TaskKind(StrEnum):

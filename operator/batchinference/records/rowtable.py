@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from batchinference.model.run import BadRecord
+from batchinference.model.staging import BadRecord
 
 MESSAGE_LIMIT = 500
 

@@ -12,7 +12,8 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from batchinference.core.late import late_of
-from batchinference.model.run import Cursor, Run, Shard
+from batchinference.model.run import Run, Shard
+from batchinference.model.staging import Cursor
 from batchinference.model.work import Pooled
 from batchinference.ports import ObjectStore
 from batchinference.records.index import entries

@@ -18,7 +18,8 @@ from typing import IO, Self
 from batchinference.core.sharding import Cutter, records_to_move
 from batchinference.errors import Permanent
 from batchinference.model.batch import Limits
-from batchinference.model.run import MAX_SHARDS, Cursor, Shard, ShardState
+from batchinference.model.run import MAX_SHARDS, Shard, ShardState
+from batchinference.model.staging import Cursor
 from batchinference.model.status import Reason
 from batchinference.ports import ObjectStore, ObjectWriter
 from batchinference.records import index

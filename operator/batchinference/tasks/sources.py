@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from batchinference.errors import Permanent, Stalled
-from batchinference.model.run import InputSnapshot
+from batchinference.model.staging import InputSnapshot
 from batchinference.model.status import Reason
 from batchinference.ports import ObjectInfo, ObjectStore, SourceChanged
 from batchinference.tasks.workbench import InputSource

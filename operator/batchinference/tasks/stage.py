@@ -19,7 +19,8 @@ import msgspec
 
 from batchinference.core.sharding import shards_needed
 from batchinference.errors import Permanent, Stalled
-from batchinference.model.run import MAX_SHARDS, BadRecord, Cursor, Run, Shard, Staged
+from batchinference.model.run import MAX_SHARDS, Run, Shard
+from batchinference.model.staging import BadRecord, Cursor, Staged
 from batchinference.model.status import Reason
 from batchinference.model.work import Checkpoint, StageDone
 from batchinference.ports import ObjectInfo, SourceChanged

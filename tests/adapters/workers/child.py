@@ -12,7 +12,7 @@ from pathlib import Path
 
 from batchinference.app.worker import serve
 from batchinference.errors import Stalled, Waiting
-from batchinference.model.run import InputSnapshot
+from batchinference.model.staging import InputSnapshot
 from batchinference.model.work import Admitted, Progress, Task, TaskReport, TaskResult
 
 

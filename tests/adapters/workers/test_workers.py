@@ -18,7 +18,8 @@ from typing import Any
 import pytest
 
 from batchinference.adapters.workers import LONG_BYTES, WorkerPool
-from batchinference.model.run import InputSnapshot, RunPhase
+from batchinference.model.run import RunPhase
+from batchinference.model.staging import InputSnapshot
 from batchinference.model.work import (
     Admitted,
     FaultKind,

@@ -60,15 +60,13 @@ from batchinference.model.codec import encode
 from batchinference.model.run import (
     CancelWhy,
     Collected,
-    Cursor,
-    InputSnapshot,
     Results,
     Run,
     RunPhase,
     ShardState,
-    Staged,
     SubmissionState,
 )
+from batchinference.model.staging import Cursor, InputSnapshot, Staged
 from batchinference.model.status import Reason
 from batchinference.model.work import (
     Admitted,

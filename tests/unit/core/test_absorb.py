@@ -32,19 +32,16 @@ from batchinference.model.batch import (
     Refused,
 )
 from batchinference.model.run import (
-    BadRecord,
     Cancel,
     CancelWhy,
     Collected,
-    Cursor,
     Ending,
-    InputSnapshot,
     Results,
     RunPhase,
     ShardState,
-    Staged,
     Verdict,
 )
+from batchinference.model.staging import BadRecord, Cursor, InputSnapshot, Staged
 from batchinference.model.status import Reason
 from batchinference.model.work import (
     Admitted,

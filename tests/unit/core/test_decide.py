@@ -19,16 +19,15 @@ from batchinference.core.notes import Notes
 from batchinference.core.problem import Problem
 from batchinference.model.batch import BatchState, Traits
 from batchinference.model.run import (
-    BadRecord,
     Cancel,
     CancelWhy,
     Collected,
     Ending,
     RunPhase,
     ShardState,
-    Staged,
     Verdict,
 )
+from batchinference.model.staging import BadRecord, Staged
 from batchinference.model.status import Reason
 from batchinference.model.work import FaultKind, TaskKind
 from builders import START, job, limits, run_of

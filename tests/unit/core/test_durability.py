@@ -7,18 +7,8 @@ from dataclasses import replace
 import pytest
 
 from batchinference.core.durability import must_stand
-from batchinference.model.run import (
-    Cancel,
-    CancelWhy,
-    Cursor,
-    Ending,
-    InputSnapshot,
-    Place,
-    RunPhase,
-    ShardState,
-    Staged,
-    Verdict,
-)
+from batchinference.model.run import Cancel, CancelWhy, Ending, Place, RunPhase, ShardState, Verdict
+from batchinference.model.staging import Cursor, InputSnapshot, Staged
 from builders import START, run_of, shard_of
 from unit.core.given import NOW, in_state, run_with
 

@@ -10,7 +10,8 @@ from batchinference.core.draft import Decision
 from batchinference.core.effects import StartTask
 from batchinference.core.notes import Notes
 from batchinference.core.outcomes import ShardStaged, TaskDone
-from batchinference.model.run import Cancel, CancelWhy, Cursor, Run, RunPhase, ShardState
+from batchinference.model.run import Cancel, CancelWhy, Run, RunPhase, ShardState
+from batchinference.model.staging import Cursor
 from batchinference.model.work import Checkpoint, FaultKind, TaskFault, TaskKind
 from builders import run_of, shard_of
 from unit.core.given import (

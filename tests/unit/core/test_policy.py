@@ -22,7 +22,6 @@ from batchinference.core.policy import (
 from batchinference.model.batch import BatchFailure, BatchState
 from batchinference.model.job import SuccessPolicy
 from batchinference.model.run import (
-    BadRecord,
     Cancel,
     CancelWhy,
     Collected,
@@ -31,8 +30,8 @@ from batchinference.model.run import (
     Results,
     RunPhase,
     ShardState,
-    Staged,
 )
+from batchinference.model.staging import BadRecord, Staged
 from batchinference.model.status import Reason
 from builders import job, run_of
 from unit.core.given import NOW, in_state, run_with, spec_of

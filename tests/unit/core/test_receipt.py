@@ -13,20 +13,17 @@ from batchinference.core.keys import next_ordinal
 from batchinference.core.receipt import LIMIT, absolute, receipt
 from batchinference.model.codec import decode, encode
 from batchinference.model.run import (
-    BadRecord,
-    Cursor,
     Ending,
-    InputSnapshot,
     Owner,
     Place,
     Results,
     Run,
     RunPhase,
     ShardState,
-    Staged,
     SubmissionState,
     Verdict,
 )
+from batchinference.model.staging import BadRecord, Cursor, InputSnapshot, Staged
 from builders import digest, run_of, shard_of, submission_of
 from unit.core.given import NOW, in_state, run_with
 

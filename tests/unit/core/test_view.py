@@ -33,10 +33,10 @@ from batchinference.model.run import (
     Results,
     RunPhase,
     ShardState,
-    Staged,
     SubmissionState,
     Verdict,
 )
+from batchinference.model.staging import Staged
 from batchinference.model.status import ConditionType, JobStatus, Reason, State
 from batchinference.model.work import Cleaned, FaultKind, TaskKind
 from builders import START, job, run_of, shard_of, submission_of

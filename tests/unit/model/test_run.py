@@ -14,22 +14,19 @@ from batchinference.errors import InvalidObject
 from batchinference.model.batch import BatchFailure, BatchState
 from batchinference.model.codec import decode, encode
 from batchinference.model.run import (
-    BadRecord,
     Cancel,
     CancelWhy,
     Collected,
-    Cursor,
     Ending,
-    InputSnapshot,
     Place,
     Results,
     Run,
     RunPhase,
     ShardState,
-    Staged,
     SubmissionState,
     Verdict,
 )
+from batchinference.model.staging import BadRecord, Cursor, InputSnapshot, Staged
 from builders import START, run_of, shard_of, submission_of
 
 S, U = ShardState, SubmissionState
