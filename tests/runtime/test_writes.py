@@ -89,6 +89,34 @@ def test_a_crash_before_the_first_claim_loses_nothing() -> None:
     play(scene)
 
 
+def test_a_crash_before_the_first_claim_leaves_nothing_behind() -> None:
+    """The journal knows of no shard yet, and the object is deleted before anybody looks again."""
+
+    async def scene(house: House) -> None:
+        life = await house.operator()
+        house.world.crash = lambda name, when: (
+            (name, when) == ("journal.write", "before")
+            and any("/Upload" in task for task in life.runner.started)
+        )
+        key = key_of(parse_job(house.give(job())))
+        await life.process.died.wait()
+        house.world.crash = None
+        run = house.journals.peek(key)
+        assert run is not None
+        assert run.shards == ()
+        assert house.server.files_of(run)
+        await house.die(life)
+        house.kube.strip_finalizers(ref())
+        house.kube.delete(ref())
+        await house.operator()
+        await house.until(lambda: house.phase(key) is RunPhase.ENDED)
+        assert house.server.files_of(run) == []
+        assert not house.workers.leftovers(run)
+        assert f"{run.output.uri}_run.json" not in house.workers.store.objects
+
+    play(scene)
+
+
 def test_two_operators_that_are_both_ahead_submit_once() -> None:
     async def scene(house: House) -> None:
         await house.operator()

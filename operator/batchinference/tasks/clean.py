@@ -33,10 +33,10 @@ def _tidy(run: Run, place: ResultPlace) -> None:
 
 def release(run: Run, bench: Workbench) -> Cleaned:
     """Of a run that never submitted: the claim first, so that the place is free whatever fails
-    afterwards; then staging; then uploads that were never used.
+    afterwards; then staging; then uploads that were never used, of which the journal may know
+    nothing: a process that dies may have been a few steps ahead of it.
     """
     bench.output.release(claim_of(run))
     bench.staging.delete_prefix(layout(run).prefix)
-    if run.shards:
-        bench.data.delete_files(run)
+    bench.data.delete_files(run)
     return Cleaned()
