@@ -14,7 +14,6 @@ from batchinference.errors import InvalidObject
 from batchinference.model.codec import decode, encode
 from batchinference.model.job import (
     BILLABLE,
-    MANAGED_BY,
     DesiredState,
     JobSpec,
     JSONSchema,
@@ -147,15 +146,6 @@ def test_the_billable_part_holds_the_billable_fields_without_defaults() -> None:
     assert set(billable) == set(BILLABLE)
     assert billable["providerRef"] == {"name": "openai"}
     assert billable["promptTemplate"] == {"prompt": "{{ text }}"}
-
-
-@pytest.mark.parametrize(
-    ("managed_by", "elsewhere"), [("", False), (MANAGED_BY, False), ("example.com/queue", True)]
-)
-def test_a_job_that_names_another_controller_is_managed_elsewhere(
-    managed_by: str, elsewhere: bool
-) -> None:
-    assert parse_spec(spec(managedBy=managed_by)).is_managed_elsewhere is elsewhere
 
 
 def test_an_input_that_ends_in_a_slash_is_a_prefix() -> None:
