@@ -184,11 +184,11 @@ MUTANTS = (
     Mutant("ignore the journal's version", ignore_the_journals_version, "", (10,)),
     Mutant("claim after sending", claim_after_sending, "accepted twice"),
     Mutant("restart ordinals", restart_ordinals, ""),
-    Mutant("never cancel", never_cancel, "never cancelled", (8,)),
+    Mutant("never cancel", never_cancel, "never cancelled", (69,)),
     Mutant("bill lost answers again", bill_lost_answers_again, "", (30,)),
     Mutant("take any batch of the shard", take_any_batch_of_the_shard, "", (8,)),
     Mutant("never sweep", never_sweep, "", (17,)),
     Mutant("believe a refusal after a lost answer", refuse_after_an_unanswered_try, "could bill"),
-    Mutant("forget an end that came early", forget_an_end_that_came_early, "never", (78,)),
+    Mutant("forget an end that came early", forget_an_end_that_came_early, "never", (89,)),
 )
 """All of them."""
