@@ -193,6 +193,16 @@ def test_a_file_that_is_being_checked_holds_no_worker() -> None:
     assert waits == []
 
 
+@pytest.mark.parametrize(
+    "listing",
+    [Answer({}, 500, {"retry-after-ms": "1"}), Answer({}, 404), Answer(b"html")],
+    ids=["broken", "unknown", "odd"],
+)
+def test_a_listing_that_fails_does_not_keep_a_file_from_being_sent(listing: Answer) -> None:
+    with stubbed(lambda asked: listing if asked.method == "GET" else Answer(FILE)) as (_, data):
+        assert upload(data, MemoryStore(b"x")) == "file-1"
+
+
 def test_a_server_that_does_not_list_files_is_waited_for_only_a_moment() -> None:
     server, waits = Checking(lists=False), []
 

@@ -25,7 +25,7 @@ from batchinference.adapters.openai_batch.results import result
 from batchinference.adapters.openai_batch.stored_file import StoredFile
 from batchinference.adapters.openai_batch.view import count, text, time_of
 from batchinference.adapters.pace import PACE, Pace
-from batchinference.errors import Retry, Stalled, Waiting
+from batchinference.errors import Fault, Retry, Stalled, Waiting
 from batchinference.model.batch import SubmissionID
 from batchinference.model.run import Run
 from batchinference.model.status import Reason
@@ -177,9 +177,13 @@ class OpenAIData:
 
     def _stored(self, name: str, size: int) -> Mapping[str, Any] | None:
         """The file of that name among the newest ones, if it is whole. A name belongs to one
-        ordinal and one content, so it is as good as one that is sent now.
+        ordinal and one content, so it is as good as one that is sent now. Only to save an upload:
+        a server that can't list has none, and what else is wrong is told by the upload.
         """
-        page = self._listing({"purpose": "batch", "order": "desc", "limit": _PAGE})
+        try:
+            page = self._listing({"purpose": "batch", "order": "desc", "limit": _PAGE})
+        except Fault:
+            return None
         for item in _items(page):
             is_whole = count(item.get("bytes")) == size and item.get("status") != "error"
             if is_whole and text(item.get("id")) and item.get("filename") == name:
