@@ -15,6 +15,7 @@ from batchinference.errors import (
     Unreadable,
 )
 from batchinference.model.codec import decode, encode
+from batchinference.model.job import parse_journaled_spec
 from batchinference.model.run import SCHEMA, Run, RunPhase
 from batchinference.model.status import Reason
 from fakes.world import World
@@ -145,9 +146,11 @@ def _read(text: str) -> Run:
     if schema > SCHEMA:
         raise NewerSchema(f"The journal has schema {schema}, this operator knows {SCHEMA}")
     try:
-        return decode(Run, document)
+        run = decode(Run, document)
+        parse_journaled_spec(run.spec)
     except InvalidObject as fault:
         raise Unreadable(f"The journal can't be read: {fault}") from fault
+    return run
 
 
 def summary(run: Run) -> str:

@@ -177,6 +177,7 @@ def test_a_job_of_another_controller_is_left_alone_even_where_it_does_not_decode
 BROKEN: list[tuple[dict[str, Any], str, str]] = [
     ({"schema": 99}, "JournalOfNewerOperator", "99"),
     ({"phase": "Daydreaming"}, "JournalUnreadable", "phase"),
+    ({"spec": {"operation": "FineTuning"}}, "JournalUnreadable", "spec."),
 ]
 
 

@@ -298,6 +298,16 @@ def parse_spec(spec: Any, *, ignore_unknown: bool = True) -> JobSpec:
     return found
 
 
+def parse_journaled_spec(spec: Mapping[str, Any]) -> JobSpec:
+    """The last-seen spec as a journal has it: without inline input and prompt texts, and of a
+    receipt only a few members.
+
+    Raises:
+        InvalidObject: a later version wrote it, or nobody did.
+    """
+    return decode(JobSpec, {"output": {}, "input": {}, **spec}, "spec", ignore_unknown=True)
+
+
 _SUFFIXES = (".csv", ".parquet", ".gz", ".zst")
 
 

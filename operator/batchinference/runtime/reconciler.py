@@ -24,7 +24,12 @@ from batchinference.core.setting import Setting
 from batchinference.core.view import is_final, shows_submission
 from batchinference.errors import Fault, Superseded
 from batchinference.model.batch import Traits
-from batchinference.model.job import BILLABLE, BatchInferenceJob, not_implemented_fields
+from batchinference.model.job import (
+    BILLABLE,
+    BatchInferenceJob,
+    not_implemented_fields,
+    parse_journaled_spec,
+)
 from batchinference.model.run import Run, RunPhase
 from batchinference.model.status import Reason
 from batchinference.model.work import TaskFault, TaskKind
@@ -39,7 +44,7 @@ from batchinference.runtime.queue import KeyedQueue
 from batchinference.runtime.settings import RuntimeSettings
 from batchinference.runtime.showing import Showing
 from batchinference.runtime.store import FINALIZER, Store
-from batchinference.runtime.strays import Strays, spec_of
+from batchinference.runtime.strays import Strays
 
 logger = logging.getLogger(__name__)
 
@@ -315,7 +320,7 @@ class Reconciler:
         observed = Observed(
             now=now,
             timing=self._settings,
-            spec=job.spec if job is not None else spec_of(run),
+            spec=job.spec if job is not None else parse_journaled_spec(run.spec),
             job=job,
             is_deleted=deleted,
             has_finalizer=job is not None and FINALIZER in job.metadata.finalizers,

@@ -17,8 +17,7 @@ from batchinference.clock import Clock
 from batchinference.core.keys import is_run_key
 from batchinference.core.problem import Problem
 from batchinference.errors import Fault, NewerSchema, Superseded
-from batchinference.model.codec import decode
-from batchinference.model.job import BatchInferenceJob, JobSpec
+from batchinference.model.job import BatchInferenceJob, parse_journaled_spec
 from batchinference.model.run import Run
 from batchinference.model.status import Reason
 from batchinference.ports import Event, Journals, Kube, ObjectRef, Recorder
@@ -84,7 +83,7 @@ class Strays:
             return
         key = run.key if run is not None else stray.key
         if key:
-            spec = spec_of(run) if run is not None else stray.job.spec
+            spec = parse_journaled_spec(run.spec) if run is not None else stray.job.spec
             for found in self._store.settle(meta.uid, key, spec):
                 self._queue.add(found)
         elif meta.is_being_deleted:
@@ -157,12 +156,6 @@ def ref_of(job: BatchInferenceJob) -> ObjectRef:
     """The object itself, and no other of its name."""
     meta = job.metadata
     return ObjectRef(JOB_KIND, meta.namespace, meta.name, meta.uid)
-
-
-def spec_of(run: Run) -> JobSpec:
-    """The spec as the journal has it; a receipt has only little of it."""
-    spec = {"output": {}, "input": {}, **run.spec}
-    return decode(JobSpec, spec, "spec", ignore_unknown=True)
 
 
 def _is_owner(run: Run, job: BatchInferenceJob) -> bool:

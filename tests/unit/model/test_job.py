@@ -22,6 +22,7 @@ from batchinference.model.job import (
     S3Input,
     not_implemented_fields,
     parse_job,
+    parse_journaled_spec,
     parse_spec,
 )
 from batchinference.model.metadata import parse_metadata
@@ -202,3 +203,10 @@ def test_what_this_version_cannot_act_on_is_named(
     members: dict[str, Any], provider: ProviderSpec | None, want: tuple[str, ...]
 ) -> None:
     assert not_implemented_fields(parse_spec(spec(**members)), provider) == want
+
+
+def test_a_journaled_spec_needs_neither_input_nor_output() -> None:
+    kept = {name: spec()[name] for name in ("providerRef", "model", "operation")}
+    assert parse_journaled_spec(kept).model == "gpt-4.1-mini"
+    with pytest.raises(InvalidObject, match=r"spec\.operation"):
+        parse_journaled_spec({**kept, "operation": "FineTuning"})

@@ -36,6 +36,7 @@ from batchinference.errors import (
     Unreadable,
 )
 from batchinference.model.codec import decode, encode
+from batchinference.model.job import parse_journaled_spec
 from batchinference.model.run import SCHEMA, Run, RunPhase
 from batchinference.model.status import Reason
 
@@ -219,9 +220,11 @@ def _content(key: str, item: Mapping[str, Any]) -> Run:
             f"The journal of run {key} has schema {schema}, this operator knows {SCHEMA}"
         )
     try:
-        return decode(Run, value)
+        run = decode(Run, value)
+        parse_journaled_spec(run.spec)
     except InvalidObject as fault:
         raise Unreadable(f"The journal of run {key} can't be read: {fault}") from fault
+    return run
 
 
 def _version(item: Mapping[str, Any]) -> str:
