@@ -76,20 +76,23 @@ def admit(
         places[demand.namespace] += 1
     for demand in uploading:
         uploads.take(demand.limits.max_concurrent_uploads, 1)
+    asking = list(waiting)
+    most_batches = _highest(d.limits.max_active_batches for d in asking)
+    most_uploads = _highest(d.limits.max_concurrent_uploads for d in asking)
+
+    def is_full() -> bool:
+        """Whether nobody fits any more."""
+        full = batches.broken(most_batches, 1) or uploads.broken(most_uploads, 1)
+        return full is not None
+
+    if is_full():
+        return ()  # as it mostly is; so the turns need not be known
     queues: dict[str, deque[Demand]] = {}
-    for demand in sorted(waiting, key=lambda d: (-d.priority, d.since, d.run_key, d.shard)):
+    for demand in sorted(asking, key=lambda d: (-d.priority, d.since, d.run_key, d.shard)):
         queues.setdefault(demand.namespace, deque()).append(demand)
-    asking = [d.limits for queue in queues.values() for d in queue]
-    most_batches = _highest(limits.max_active_batches for limits in asking)
-    most_uploads = _highest(limits.max_concurrent_uploads for limits in asking)
     granted: list[Demand] = []
     drained: dict[str, int] = {}
-    while queues:
-        if (
-            batches.broken(most_batches, 1) is not None
-            or uploads.broken(most_uploads, 1) is not None
-        ):
-            break  # nobody fits any more
+    while queues and not is_full():
         namespace = min(
             queues, key=lambda n: (places[n], served.get(n, _LONG_AGO), queues[n][0].since, n)
         )

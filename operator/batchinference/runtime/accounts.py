@@ -60,10 +60,16 @@ class _Demands:
 
     def add_queued(self, entry: Entry, run: Run, shard: Shard) -> None:
         """Count a queued shard in."""
-        demand, ordinal = _demand(entry, run, shard), next_ordinal(run, shard)
         self.waiting += not entry.held
-        if shard.index in entry.asking and not entry.newer_schema:
+        asks = shard.index in entry.asking and not entry.newer_schema
+        if not asks and not entry.inflight:
+            return
+        demand = _demand(entry, run, shard)
+        if asks:
             self.asking.append(demand)
+        if not entry.inflight and not entry.notes.uploads:
+            return
+        ordinal = next_ordinal(run, shard)
         if StartTask(TaskKind.UPLOAD, shard.index, ordinal).id in entry.inflight:
             self.uploading.append(demand)
         elif (shard.index, ordinal) in entry.notes.uploads:
@@ -157,9 +163,9 @@ class Accounts:
     def _place(self, account: Account) -> None:
         """Give what places there are. A shard that does not use its place any more loses it."""
         demands = self._demands(account.id)
-        account.granted &= {d.name for d in demands.asking}
         granted = [d for d in demands.asking if d.name in account.granted]
         fresh = [d for d in demands.asking if d.name not in account.granted]
+        account.granted = {d.name for d in granted}
         unsent = [d for d in granted if d.name not in demands.uploaded]
         uploading = {d.name: d for d in (*unsent, *demands.uploading)}
         placed = [*demands.placed, *granted]
