@@ -129,6 +129,23 @@ def test_a_job_that_stops_decoding_is_cancelled_and_let_go_when_it_is_deleted(
     play(scene)
 
 
+def test_a_job_whose_status_is_wiped_too_is_cancelled_and_let_go() -> None:
+    async def scene(house: House) -> None:
+        life = await house.operator()
+        house.give(job())
+        await house.until(lambda: house.state() == "Running")
+        await house.die(life)
+        house.kube.edit_spec(ref(), operation="FineTuning")
+        await house.kube.patch_status(ref(), dict.fromkeys(house.status()), "")
+        await house.operator()
+        await house.until(lambda: stalled(house)[0] == "InvalidSpec")
+        assert house.condition("Submitted")["status"] == "True"
+        assert await held_for(house) < 10
+        assert cancels(house) == 1
+
+    play(scene)
+
+
 def test_a_job_that_never_decoded_says_so_and_goes_at_once() -> None:
     async def scene(house: House) -> None:
         await house.operator()

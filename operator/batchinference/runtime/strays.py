@@ -99,21 +99,22 @@ class Strays:
             NewerSchema: it may be the one that its status names; that can't be read.
         """
         meta = stray.job.metadata
-        for entry in self._entries.values():
-            if entry.run is not None and _is_owner(entry.run, stray.job):
-                return entry.run
         named = stray.job.status.get("runKey")
-        if not is_run_key(named):
-            return None
-        found = await self._journals.get(named)
-        if found is not None and _is_owner(found[0], stray.job):
-            return found[0]
-        logger.warning(
-            "The status of %s/%s names a run that is not its own: it is not believed",
-            meta.namespace,
-            meta.name,
-        )
-        return None
+        if is_run_key(named):
+            known = self._entries.get(named)
+            if known is not None and _is_owner(known.run, stray.job):
+                return known.run
+            found = await self._journals.get(named)
+            if found is not None and _is_owner(found[0], stray.job):
+                return found[0]
+            logger.warning(
+                "The status of %s/%s names a run that is not its own: it is not believed",
+                meta.namespace,
+                meta.name,
+            )
+        # Whatever became of its status: a run that goes on knows whose it is.
+        runs = (entry.run for entry in self._entries.values())
+        return next((run for run in runs if _is_owner(run, stray.job)), None)
 
     # ---------------------------------------------------------------- what can't be read
 
@@ -158,6 +159,8 @@ def ref_of(job: BatchInferenceJob) -> ObjectRef:
     return ObjectRef(JOB_KIND, meta.namespace, meta.name, meta.uid)
 
 
-def _is_owner(run: Run, job: BatchInferenceJob) -> bool:
+def _is_owner(run: Run | None, job: BatchInferenceJob) -> bool:
+    if run is None:
+        return False
     owner, meta = run.owner, job.metadata
     return (owner.uid, owner.namespace, owner.name) == (meta.uid, meta.namespace, meta.name)
