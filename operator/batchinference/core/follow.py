@@ -202,19 +202,32 @@ def _may_hold(run: Run, shard: Shard) -> bool:
 def looked_up(run: Run, notes: Notes, look: LookedUp, setting: Setting) -> tuple[Run, Notes]:
     """The provider was asked for a submission."""
     key = (look.shard, look.ordinal)
-    notes = notes.without_failure(f"look:{look.shard}:{look.ordinal}")
+    effect_id = f"look:{look.shard}:{look.ordinal}"
     if look.view is not None:
         run, notes = accepted(run, notes, key, look.view, setting.now)
         run, notes = batch_seen(run, notes, look.view, setting)
     for view in look.others:
         run, notes = batch_seen(run, notes, view, setting)
-    if look.view is not None or key[0] >= len(run.shards):
-        return run, notes
+    if not _is_looked_for(run, key):
+        return run, notes.without_failure(effect_id)
+    if look.view is not None:
+        text = f"Batch {look.view.id} is known as another submission's; it is asked again"
+        fault = TaskFault(FaultKind.RETRY, Reason.OUTCOME_UNKNOWN, text)
+        noted = notes.with_failure(effect_id, fault, setting.now, setting.timing, setting.jitter)
+        return run, noted
+    settled = notes.without_failure(effect_id)
+    return run, settled.with_absence(
+        key, setting.now, readable=look.readable, complete=look.complete
+    )
+
+
+def _is_looked_for(run: Run, key: tuple[int, int]) -> bool:
+    """Whether it is not known what became of that submission, or it was given up."""
+    if key[0] >= len(run.shards):
+        return False
     shard = run.shards[key[0]]
-    open_now = shard.state.is_open and of_ordinal(run, *key) is not None
-    if not open_now and all(s.ordinal != key[1] for s in shard.missing):
-        return run, notes
-    return run, notes.with_absence(key, setting.now, readable=look.readable, complete=look.complete)
+    is_open = shard.state.is_open and of_ordinal(run, *key) is not None
+    return is_open or any(s.ordinal == key[1] for s in shard.missing)
 
 
 def input_deleted(

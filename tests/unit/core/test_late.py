@@ -428,6 +428,22 @@ def test_a_look_for_what_was_given_up_is_counted() -> None:
     assert not of_kind(next_step(run, notes, traits=Traits(lists_complete=False)), StartTask)
 
 
+@pytest.mark.parametrize("state", [S.UNKNOWN, S.SUBMITTED])
+def test_a_look_that_finds_the_batch_of_another_submission_is_made_again_later(state) -> None:
+    shard = with_late_batch(behind(state)) if state is S.UNKNOWN else behind(state)
+    run = run_with(shard)
+    ordinal, known = (2, "batch-late") if state is S.UNKNOWN else (1, "batch-0-2")
+    changed, notes = fold_all(run, LookedUp(0, ordinal, view_of(run, 0, 2, batch_id=known)))
+    assert changed == run
+    assert not notes.looks, "it is no absence either"
+    assert notes.failures[f"look:0:{ordinal}"].retry_at == after(TIMING.retry_first_s)
+
+
+def test_a_look_for_a_shard_that_is_not_there_is_nothing() -> None:
+    run = run_with(in_state(S.UNKNOWN))
+    assert fold_all(run, LookedUp(7, 1, None)) == (run, Notes())
+
+
 def test_a_given_up_ordinal_that_a_look_found_is_followed() -> None:
     run = run_with(behind(S.QUEUED))
     run = next_step(fold(run, LookedUp(0, 1, late_view(run)))).run
