@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from datetime import datetime
 from enum import StrEnum
 from itertools import combinations
@@ -317,7 +318,7 @@ def provider_problems(servers: Iterable[ProviderServer]) -> list[str]:
     for server in servers:
         found += server.violations
         for (tag, shard, ordinal), batches in server.accepted().items():
-            if len(batches) > 1:
+            if sum(not b.doubled for b in batches) > 1:
                 ids = [b.id for b in batches]
                 found.append(f"{tag} shard {shard} #{ordinal} was accepted {len(ids)} times: {ids}")
     return found
@@ -328,7 +329,7 @@ def billing_problems(server: ProviderServer, now: datetime) -> list[str]:
     excused = {frozenset(excuse.batch_ids) for excuse in server.excused}
     found = []
     for (tag, row), batches in server.bills(now).items():
-        ids = [b.id for b in batches]
+        ids = [b.id for b in batches if not b.doubled]
         if not all(frozenset(pair) in excused for pair in combinations(ids, 2)):
             found.append(f"record {row} of {tag} was billed {len(ids)} times: {ids}")
     return found
@@ -340,6 +341,7 @@ def result_problems(
     results: Sequence[Mapping[str, Any]],
     server: ProviderServer,
     now: datetime,
+    journaled: AbstractSet[str],
 ) -> list[str]:
     """The results of a finished run against its input and against what was paid.
 
@@ -349,6 +351,7 @@ def result_problems(
         results: the lines of the result parts in order.
         server: whose books tell what was billed.
         now: the time of the books.
+        journaled: ids of all batches that a journal knew of while its run went on.
     """
     name = run.owner.name
     found = []
@@ -362,6 +365,7 @@ def result_problems(
         paid = bills.get((run.tag, int(row or 0)), [])
         good = [b for b in paid if _answers(b, int(row or 0))]
         known = [b for b in good if not server.was_hidden(b, run.completion_time)]
+        known = [b for b in known if not b.doubled or b.id in journaled]
         if answered:
             content = _answer_text(line)
             expected = [f"answer of {b.id} to {records[int(row or 0)]}" for b in good]

@@ -10,8 +10,8 @@ import asyncio
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
@@ -53,6 +53,7 @@ class Faults:
         dropped: the create call broke before it reached the server.
         straggling: its answer is lost and it takes hold only after a while.
         hanging: it takes hold, or not, and nothing comes back until the client gives up.
+        doubled: something between us and an OpenAI-like server sends it twice.
         throttled, quota: certain refusals.
         flaky: any other call answers Retry, half of the time after it took hold.
     """
@@ -61,11 +62,16 @@ class Faults:
     dropped: float = 0.0
     straggling: float = 0.0
     hanging: float = 0.0
+    doubled: float = 0.0
     throttled: float = 0.0
     quota: float = 0.0
     flaky: float = 0.0
     straggle_s: float = 20.0
     hang_s: float = 60.0
+
+
+CREATE_FAULTS = ("lost", "dropped", "straggling", "hanging", "doubled", "throttled", "quota")
+"""What can go wrong with a create call, as members of `Faults`."""
 
 
 class FakeProvider:
@@ -133,7 +139,7 @@ class FakeProvider:
 
     def _create(self, request: Mapping[str, Any], draw: float) -> tuple[SubmitOutcome, float]:
         faults = self.faults
-        for name in ("lost", "dropped", "straggling", "hanging", "throttled", "quota"):
+        for name in CREATE_FAULTS:
             draw -= getattr(faults, name)
             if draw < 0:
                 return self._create_badly(name, request)
@@ -158,12 +164,17 @@ class FakeProvider:
                 if world.chance(0.5):
                     self._commit(request)
                 return OutcomeUnknown("time-out"), faults.hang_s
+            case "doubled":
+                batch = self._commit(request)
+                if batch is not None and self.flavour is Flavour.OPENAI:
+                    self._commit(request, again=True)
+                return (Accepted(self._view(batch)) if batch else OutcomeUnknown("409")), 0.0
             case "throttled":
                 return Refused(RefusalKind.THROTTLED, "429", "slow down", retry_after_s=2.0), 0.0
             case _:
                 return Refused(RefusalKind.QUOTA, "quota", "too many active batches"), 0.0
 
-    def _commit(self, request: Mapping[str, Any]) -> StoredBatch | None:
+    def _commit(self, request: Mapping[str, Any], *, again: bool = False) -> StoredBatch | None:
         openai = self.flavour is Flavour.OPENAI
         ref = (
             request["input_file_id"]
@@ -172,7 +183,7 @@ class FakeProvider:
         )
         token = "" if openai else str(request["clientRequestToken"])
         batch = self.server.commit(
-            request, submission_in(request), str(ref), self._now(), token=token
+            request, submission_in(request), str(ref), self._now(), token=token, doubled=again
         )
         if batch is not None:
             self._world.trace(f"COMMIT {batch.id} {_name(request)} {batch.fate} {batch.rows}")
@@ -188,6 +199,12 @@ class FakeProvider:
         size = self.server.habits.page_size
         batches = shown[:size]
         more = len(shown) > size
+        if self.server.lists_partly:
+            # As the adapters do: what can't be followed further is said, and is no end.
+            self.traits = replace(self.traits, lists_complete=not more)
+            more = False
+        elif not more:
+            self.traits = replace(self.traits, lists_complete=True)
         if since is not None and batches and batches[-1].committed_at < since:
             more = False
         views = tuple(self._view(b) for b in batches)
@@ -258,7 +275,11 @@ class FakeProvider:
         state = batch.state_at(now)
         processed = batch.processed_by(now)
         failed = sum(row in batch.error_rows for row in processed)
-        has_files = state.is_over and not batch.failed_in_validation()
+        ended = batch.ended_at(now)
+        named = ended is not None and now >= ended + timedelta(
+            seconds=self.server.habits.file_lag_s
+        )
+        has_files = named and not batch.failed_in_validation()
         return BatchView(
             id=batch.id,
             state=state,
@@ -266,7 +287,7 @@ class FakeProvider:
             submission=batch.submission if self.server.habits.echoes else None,
             input_ref=batch.input_ref,
             created_at=batch.committed_at,
-            ended_at=batch.ended_at(now),
+            ended_at=ended,
             total=len(batch.rows),
             completed=len(processed) - failed,
             failed=failed,

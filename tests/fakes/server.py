@@ -48,6 +48,7 @@ class StoredBatch:
     Attributes:
         visible_at: when listings begin to show it.
         rows: record ids in the order of their processing; empty when the input was gone.
+        doubled: the second of two that nobody asked for.
     """
 
     id: str
@@ -69,6 +70,7 @@ class StoredBatch:
     vanishes_at: datetime | None = None
     files_gone: bool = False
     missing_input: bool = False
+    doubled: bool = False
 
     @property
     def processed_whole(self) -> bool:
@@ -146,6 +148,7 @@ class Habits:
 
     Attributes:
         validate_s, work_s: how long these take, at most.
+        file_lag_s: how much later than its end a batch names its files.
         list_lag_s: how late listings show a new batch, at most.
         replay_s: how long a client token finds its batch; 0 = tokens mean nothing.
         fates: what becomes of batches, with weights.
@@ -155,6 +158,7 @@ class Habits:
     validate_s: float = 10.0
     work_s: float = 300.0
     cancel_s: float = 20.0
+    file_lag_s: float = 0.0
     list_lag_s: float = 0.0
     replay_s: float = 0.0
     fates: tuple[tuple[Fate, float], ...] = ((Fate.COMPLETE, 1.0),)
@@ -184,6 +188,7 @@ class ProviderServer:
     Attributes:
         outage: calls get no answer, and nothing reaches the server.
         locked_out: every call is told that its credentials are rejected.
+        lists_partly: a listing can't be followed behind its first page.
         violations: what must never happen, as it was seen at the moment of a commit.
         excused: the same where the list lag passed the settle time; they must be reported.
     """
@@ -195,6 +200,7 @@ class ProviderServer:
         self.habits = habits or Habits()
         self.outage = False
         self.locked_out = False
+        self.lists_partly = False
         self.files: dict[str, StoredFile] = {}
         self.batches: dict[str, StoredBatch] = {}
         self.violations: list[str] = []
@@ -246,6 +252,7 @@ class ProviderServer:
         *,
         token: str = "",
         fate: Fate | None = None,
+        doubled: bool = False,
     ) -> StoredBatch | None:
         """Accept a create request; a token replays. None = the token is of another request."""
         canonical = json.dumps(request, sort_keys=True, default=str)
@@ -254,6 +261,7 @@ class ProviderServer:
             if known and now - known[1] < timedelta(seconds=self.habits.replay_s):
                 return self.batches[known[0]] if known[2] == canonical else None
         batch = self._make(request, submission, input_ref, now, fate)
+        batch.doubled = doubled
         self._judge(batch, now)
         self.batches[batch.id] = batch
         if token:
@@ -315,6 +323,8 @@ class ProviderServer:
             theirs = old.submission
             if theirs is None or theirs.tag != mine.tag:
                 continue
+            if old.doubled or new.doubled:
+                continue  # what the provider does twice by itself can't be prevented
             same = (theirs.shard, theirs.ordinal) == (mine.shard, mine.ordinal)
             if same:
                 self.violations.append(f"{mine} was accepted twice: {old.id} and {new.id}")
@@ -329,19 +339,19 @@ class ProviderServer:
             # A batch that listings hid for longer than the settle time could not be known, nor
             # what followed from the last look before it was shown.
             shown_for = now - old.visible_at
-            if self._hides(old) and shown_for <= 3 * _s(self._settle_s) and not same:
+            if self.hides(old) and shown_for <= 3 * _s(self._settle_s) and not same:
                 excuse = Excuse(problem, mine.tag, (old.id, new.id), old.visible_at)
                 self.excused.append(excuse)
             else:
                 self.violations.append(problem)
 
-    def _hides(self, batch: StoredBatch) -> bool:
+    def hides(self, batch: StoredBatch) -> bool:
         """Whether listings show it later than a client can be expected to wait for."""
         return batch.visible_at - batch.committed_at > _s(self._settle_s)
 
     def was_hidden(self, batch: StoredBatch, until: datetime | None) -> bool:
         """Whether nobody had the time to find out about it by then."""
-        return until is not None and self._hides(batch) and batch.visible_at + NOTICED > until
+        return until is not None and self.hides(batch) and batch.visible_at + NOTICED > until
 
     def cancel(self, batch: StoredBatch, now: datetime) -> bool:
         """Ask for its end; False when it is over already."""

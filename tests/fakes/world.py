@@ -22,6 +22,10 @@ _PROCESS: contextvars.ContextVar[Process | None] = contextvars.ContextVar("proce
 _CANCEL_ROUNDS = 2_000  # rounds of the loop after which a task is said to swallow cancellation
 
 
+STUCK_S = 45.0
+"""How long a stuck call takes one way."""
+
+
 class Process:
     """One life of the operator.
 
@@ -113,6 +117,7 @@ class World:
     """Seeded delays and crash points. The default world is quick, kind and never crashes.
 
     Attributes:
+        stuck_rate: how often a call takes longer one way than anybody waits for it.
         crash: asked at every point as (name, "before" | "after"); True kills the caller there.
         trace: told in one line what happened; for the report of a failing seed.
     """
@@ -129,6 +134,7 @@ class World:
         self.random = random.Random(seed)
         self.clock: Clock = clock or VirtualClock()
         self.latency_s = latency_s
+        self.stuck_rate = 0.0
         self.crash = crash
         self._trace = trace
 
@@ -144,6 +150,9 @@ class World:
 
     def delay(self) -> float:
         """Seconds that a call takes one way: mostly short, now and then ten times as long."""
+        if self.chance(self.stuck_rate):
+            self.trace("a call is stuck")
+            return STUCK_S
         if not self.latency_s:
             return 0.0
         stretch = 10.0 if self.random.random() < 0.05 else 1.0

@@ -14,7 +14,7 @@ from typing import Any
 from batchinference.core import absorb, decide, follow, submit
 from batchinference.core.draft import Draft
 from batchinference.core.notes import Notes
-from batchinference.core.outcomes import BatchSeen
+from batchinference.core.outcomes import BatchSeen, LookedUp
 from batchinference.model.batch import BatchState, OutcomeUnknown, RefusalKind, Refused
 from batchinference.model.run import Run, Shard, ShardState, SubmissionState
 from batchinference.runtime import effects, following, reconciler
@@ -176,6 +176,22 @@ def forget_an_end_that_came_early(stack: ExitStack) -> None:
     _set(stack, following.Following, "_saw", saw)
 
 
+def believe_a_cut_listing(stack: ExitStack) -> None:
+    """What a listing did not show is taken for absent, whether it came to its end or not."""
+    looked_up = follow.looked_up
+
+    def believing(run: Run, notes: Notes, look: LookedUp, setting: Any) -> tuple[Run, Notes]:
+        return looked_up(run, notes, replace(look, complete=True), setting)
+
+    _set(stack, absorb, "looked_up", believing)
+    _set(stack, submit, "_is_conclusive", lambda _draft, _look: True)
+
+
+def leave_late_batches_alone(stack: ExitStack) -> None:
+    """A batch that appears after its ordinal was given up is none of ours."""
+    _set(stack, follow, "appeared", lambda run, _key, _view, _now: run)
+
+
 MUTANTS = (
     Mutant("resubmit without asking", resubmit_without_asking, "could bill"),
     Mutant("forget the claim", forget_the_claim, "could bill", (8,)),
@@ -186,9 +202,11 @@ MUTANTS = (
     Mutant("restart ordinals", restart_ordinals, ""),
     Mutant("never cancel", never_cancel, "never cancelled", (69,)),
     Mutant("bill lost answers again", bill_lost_answers_again, "", (30,)),
-    Mutant("take any batch of the shard", take_any_batch_of_the_shard, "", (8,)),
-    Mutant("never sweep", never_sweep, "", (17,)),
+    Mutant("take any batch of the shard", take_any_batch_of_the_shard, "", (32,)),
+    Mutant("never sweep", never_sweep, "", (134,)),
     Mutant("believe a refusal after a lost answer", refuse_after_an_unanswered_try, "could bill"),
+    Mutant("believe a cut listing", believe_a_cut_listing, "could bill", (15,)),
+    Mutant("leave late batches alone", leave_late_batches_alone, "", (25,)),
     Mutant("forget an end that came early", forget_an_end_that_came_early, "never", (89,)),
 )
 """All of them."""

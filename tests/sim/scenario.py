@@ -6,7 +6,7 @@ A scenario is data: the same one plays the same way, and a failing one can be cu
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fakes.provider import Faults, Flavour
@@ -36,7 +36,11 @@ class JobPlan:
 
 @dataclass(frozen=True)
 class ProviderPlan:
-    """A provider and how its server behaves."""
+    """A provider and how its server behaves.
+
+    Attributes:
+        is_shared: two provider objects use the account.
+    """
 
     name: str
     flavour: Flavour
@@ -44,6 +48,12 @@ class ProviderPlan:
     max_records: int
     max_active: int | None = None
     min_records: int = 1
+    is_shared: bool = False
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the provider objects."""
+        return (self.name, f"{self.name}-too") if self.is_shared else (self.name,)
 
 
 @dataclass(frozen=True)
@@ -62,6 +72,8 @@ class Scenario:
     Attributes:
         crash_gaps: crash points that each life of the operator passes before it dies.
         pauses: seconds between a death and the next start.
+        stuck_rate: how often a call takes longer than anybody waits for it.
+        list_pages: listings are cut after so many pages; None = not at all.
         calm_at: from then on nothing goes wrong any more; everything must come to its end.
     """
 
@@ -77,12 +89,14 @@ class Scenario:
     duplicate_rate: float = 0.0
     worker_death_rate: float = 0.0
     orphan_worker_share: float = 0.0
+    stuck_rate: float = 0.0
+    list_pages: int | None = None
     calm_at: float = 1200.0
 
 
 SETTLE_S = 40.0
 """The settle time of all plays. Straggling creates stay below it, and listings nearly always: where
-they don't, a double submission can't be helped, but it must be reported."""
+they don't, a double submission can't be helped; but it must be reported, followed and collected."""
 
 
 def draw(seed: int, grim: float | None = None) -> Scenario:
@@ -94,7 +108,7 @@ def draw(seed: int, grim: float | None = None) -> Scenario:
     jobs = tuple(_job(rnd, n, providers) for n in range(rnd.randint(1, 3)))
     crashes = rnd.randint(0, 20) if rnd.random() < grim else rnd.randint(0, 2)
     gaps = tuple(1 + int(rnd.expovariate(1 / 25)) for _ in range(crashes))
-    return Scenario(
+    scenario = Scenario(
         seed=seed,
         jobs=jobs,
         providers=providers,
@@ -107,6 +121,35 @@ def draw(seed: int, grim: float | None = None) -> Scenario:
         duplicate_rate=rnd.choice([0.0, 0.2]),
         worker_death_rate=rnd.choice([0.0, 0.0, 0.1, 0.3]) * grim,
         orphan_worker_share=rnd.choice([0.0, 0.3]),
+    )
+    return _with_more(scenario, random.Random(f"more of {seed}"), grim)
+
+
+def _with_more(scenario: Scenario, rnd: random.Random, grim: float) -> Scenario:
+    """Calls that hang, accounts with two provider objects, files that come late, listings that are
+    cut, creates that happen twice: drawn apart, so that a seed's other draws stay what they were.
+    """
+    providers = []
+    for plan in scenario.providers:
+        lag = rnd.choice([0.0, 0.0, 15.0, 60.0])
+        habits = replace(plan.habits, file_lag_s=lag)
+        providers.append(replace(plan, habits=habits, is_shared=rnd.random() < 0.3))
+    names = {plan.name: plan.names for plan in providers}
+    jobs = tuple(replace(j, provider=rnd.choice(names[j.provider])) for j in scenario.jobs)
+    actions = list(scenario.actions)
+    if rnd.random() < grim / 3:
+        at = rnd.random() * 600
+        actions.append(Action(at, "listings break"))
+        actions.append(Action(at + rnd.random() * rnd.choice([30.0, 300.0]), "listings mend"))
+    doubled = rnd.random() * 0.2 * grim if rnd.random() < 0.2 else 0.0
+    return replace(
+        scenario,
+        providers=tuple(providers),
+        jobs=jobs,
+        actions=tuple(sorted(actions, key=lambda a: a.at)),
+        faults=replace(scenario.faults, doubled=doubled),
+        stuck_rate=rnd.choice([0.0, 0.0, 0.003, 0.02]) * grim,
+        list_pages=rnd.choice([None, None, None, 0, 2]) if rnd.random() < grim else None,
     )
 
 

@@ -19,17 +19,18 @@ from typing import Any
 from batchinference.errors import Fault
 from batchinference.model.run import Run, RunPhase
 from batchinference.ports import ObjectRef
+from batchinference.runtime import listing
 from batchinference.runtime.operator import Operator
 from batchinference.runtime.settings import RuntimeSettings
 from builders import bedrock_provider, job, openai_provider
 from fakes.clock import Hang, SeededRandomness, VirtualClock, VirtualLoop, run_virtual
 from fakes.journals import FakeJournals
 from fakes.kube import JOB, FakeKube
-from fakes.provider import FakeFactory, Faults, Flavour, endpoint
+from fakes.provider import CREATE_FAULTS, FakeFactory, Faults, Flavour, endpoint
 from fakes.recorder import FakeRecorder
 from fakes.runner import FakeRunner
 from fakes.server import ProviderServer
-from fakes.world import Process, World, track_tasks
+from fakes.world import STUCK_S, Process, World, track_tasks
 from invariants import is_terminal, rests, result_problems
 from sim.scenario import SETTLE_S, Action, JobPlan, ProviderPlan, Scenario
 from sim.watcher import Watcher
@@ -67,6 +68,7 @@ class Report:
         problems: what was wrong; empty when all went well.
         trace: everything that happened, one line each.
         crashes: how often the operator died.
+        is_calm: nothing goes wrong any more.
     """
 
     scenario: Scenario
@@ -75,6 +77,7 @@ class Report:
     complaints: list[str] = field(default_factory=list)
     crashes: int = 0
     submissions: int = 0
+    is_calm: bool = False
     ends: list[str] = field(default_factory=list)
 
     @property
@@ -85,15 +88,23 @@ class Report:
 def play(scenario: Scenario, *, mutant: Callable[[ExitStack], None] | None = None) -> Report:
     """Play a scenario; `mutant` patches a bug into the runtime for the time of the play."""
     report = Report(scenario)
-    rnd = random.Random(scenario.seed)
+    rnd, hangs = random.Random(scenario.seed), random.Random(f"hangs of {scenario.seed}")
+
+    def thread_delay() -> float:
+        stuck = not report.is_calm and hangs.random() < scenario.stuck_rate
+        return STUCK_S if stuck else rnd.random() * scenario.latency_s
+
     with ExitStack() as patches:
+        patches.callback(setattr, listing, "MOST_PAGES", listing.MOST_PAGES)
+        if scenario.list_pages is not None:
+            listing.MOST_PAGES = scenario.list_pages
         if mutant is not None:
             mutant(patches)
         patches.enter_context(_Complaints(report))
         try:
             run_virtual(
                 _begin(scenario, report),
-                thread_delay=lambda: rnd.random() * scenario.latency_s,
+                thread_delay=thread_delay,
                 limit_s=scenario.calm_at + 2 * _PATIENCE_S,
             )
         except (Hang, AssertionError) as wrong:
@@ -157,6 +168,7 @@ class Stage:
             trace=self._trace,
             clock=self.clock,
         )
+        self.world.stuck_rate = scenario.stuck_rate
         self.kube = FakeKube(self.world, failure_rate=scenario.api_failure_rate)
         self.kube.duplicate_rate = scenario.duplicate_rate
         self.journals = FakeJournals(self.world, failure_rate=scenario.api_failure_rate)
@@ -189,11 +201,14 @@ class Stage:
         if plan.max_active is not None:
             limits["maxActiveBatches"] = plan.max_active
         make = openai_provider if plan.flavour is Flavour.OPENAI else bedrock_provider
-        body = make(plan.name, limits=limits)
-        self.servers[endpoint(body["spec"])] = ProviderServer(
-            plan.name, plan.habits, seed=self.scenario.seed, settle_s=SETTLE_S
-        )
-        self.kube.create(body)
+        server = ProviderServer(plan.name, plan.habits, seed=self.scenario.seed, settle_s=SETTLE_S)
+        first = make(plan.name, limits=limits)
+        self.servers[endpoint(first["spec"])] = server
+        for name in plan.names:
+            body = make(name, limits=limits)
+            for kind in {"openAI", "bedrock"} & body["spec"].keys():
+                body["spec"][kind] = first["spec"][kind]
+            self.kube.create(body)
 
     def _give_secrets(self) -> None:
         for name, data in _SECRETS.items():
@@ -201,7 +216,8 @@ class Stage:
 
     def _server_of(self, run: Run) -> ProviderServer:
         plan = next(p for p in self.scenario.jobs if run.owner.name.startswith(p.name))
-        return next(s for s in self.servers.values() if s.account == plan.provider)
+        account = next(p.name for p in self.scenario.providers if plan.provider in p.names)
+        return next(s for s in self.servers.values() if s.account == account)
 
     def _trace(self, line: str) -> None:
         self.report.trace.append(f"{self.clock.elapsed():9.3f} {line}")
@@ -305,6 +321,9 @@ class Stage:
             case "lock out" | "let in":
                 for server in server_list:
                     server.locked_out = action.do == "lock out"
+            case "listings break" | "listings mend":
+                for server in server_list:
+                    server.lists_partly = action.do == "listings break"
             case "watches break":
                 self.kube.break_watches()
             case "watches mend":
@@ -366,11 +385,14 @@ class Stage:
 
     def _calm_down(self) -> None:
         self.world.trace("CALM")
-        for name in ("lost", "dropped", "straggling", "hanging", "throttled", "quota", "flaky"):
+        self.report.is_calm = True
+        listing.MOST_PAGES = 500
+        self.world.stuck_rate = 0.0
+        for name in (*CREATE_FAULTS, "flaky"):
             setattr(self.factory.faults, name, 0.0)
         self.kube.failure_rate = self.journals.failure_rate = self.workers.death_rate = 0.0
         for server in self.servers.values():
-            server.outage = server.locked_out = False
+            server.outage = server.locked_out = server.lists_partly = False
         self._give_secrets()
         self._change_providers(changed=False)
         self.kube.mend_watches()
@@ -454,7 +476,9 @@ class Stage:
         if results is None:
             return [f"{name}: is over and there is no manifest"]
         server = self._server_of(run)
-        found = result_problems(run, self._records[name], results, server, self.clock.now())
+        known = self.watcher.journaled
+        now = self.clock.now()
+        found = result_problems(run, self._records[name], results, server, now, known)
         if run.phase is RunPhase.ENDED:
             found += [f"{name}: left in staging: {uri}" for uri in self.workers.leftovers(run)]
             found += [f"{name}: left at the provider: {f}" for f in server.files_of(run)]

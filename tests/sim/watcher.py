@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from batchinference.model.run import CancelWhy, Run
+from batchinference.model.run import CancelWhy, Run, RunPhase
 from fakes.journals import FakeJournals
 from fakes.kube import FakeKube
 from fakes.server import NOTICED, ProviderServer
@@ -24,7 +24,11 @@ from invariants import (
 
 
 class Watcher:
-    """Hooks into the fakes. `problems` grows as things go wrong; the play stops at the first."""
+    """Hooks into the fakes. `problems` grows as things go wrong; the play stops at the first.
+
+    Attributes:
+        journaled: ids of all batches that journals knew of while their runs went on.
+    """
 
     def __init__(
         self,
@@ -40,6 +44,7 @@ class Watcher:
         self._servers = servers
         self._bodies: dict[str, dict[str, Any]] = {}
         self._cancelled: dict[str, datetime] = {}
+        self.journaled: set[str] = set()
         kube.on_change = self._object_changed
         journals.on_write = self._journal_written
 
@@ -53,6 +58,8 @@ class Watcher:
 
     def _journal_written(self, before: Run | None, after: Run) -> None:
         self._note(journal_problems(after))
+        if after.phase is RunPhase.RUNNING:
+            self.journaled |= {u.batch_id for shard in after.shards for u in shard.made}
         if before is not None:
             self._note(journal_step_problems(before, after))
         deleted = after.cancel is not None and after.cancel.why is CancelWhy.DELETED
@@ -92,6 +99,8 @@ class Watcher:
             asked = self._cancelled.get(named.tag) if named else None
             if asked is None or batch.cancels or batch.failed_in_validation():
                 continue
+            if batch.id not in self.journaled and (batch.doubled or server.hides(batch)):
+                continue  # nobody knew of it
             lasted = (batch.end_at - max(asked, batch.committed_at)).total_seconds()
             if lasted > grace_s:
                 found.append(f"{batch.id} of a deleted job was never cancelled")
