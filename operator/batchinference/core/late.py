@@ -147,8 +147,6 @@ def follow_late(draft: Draft) -> bool:
     if run.phase is RunPhase.RUNNING:
         run = replace(run, shards=tuple(map(with_late, run.shards)))
         draft.run = run = taken_back(run)
-    if run.is_over:
-        return False
     for shard in run.shards:
         for late in shard.late:
             _tell(draft, shard, late)

@@ -99,6 +99,24 @@ def test_changing_one_shard_or_its_newest_submission_leaves_the_rest() -> None:
     assert shard_of(0).last is None
 
 
+def test_what_is_known_of_batches_that_appeared_late() -> None:
+    given_up = replace(submission_of(1, U.FENCED), batch_id="", fenced_at=START)
+    shard = shard_of(0, S.SUBMITTED, submissions=(given_up, submission_of(2)))
+    assert shard.missing == (given_up,)
+    assert not shard.is_doubled
+    late = replace(submission_of(1), batch_id="late")
+    doubled = replace(shard, late=(late,))
+    assert doubled.is_doubled
+    assert not doubled.missing
+    assert [s.batch_id for s in doubled.live] == ["batch-2", "late"]
+    assert doubled.batch("late") == late
+    assert doubled.batch("other") is None
+    ended = doubled.with_batch("late", state=U.ENDED)
+    assert [s.batch_id for s in ended.live] == ["batch-2"]
+    after_all = replace(shard, submissions=(replace(given_up, state=U.ENDED, batch_id="b"),))
+    assert after_all.is_doubled, "it was followed although it had been given up"
+
+
 def test_kinds_of_places() -> None:
     assert Place("configmap://ml/out").is_config_map
     assert not Place("s3://b/configmap://").is_config_map
