@@ -33,7 +33,7 @@ from fakes.server import ProviderServer
 from fakes.world import STUCK_S, Process, World, track_tasks
 from invariants import is_terminal, rests, result_problems
 from sim.scenario import SETTLE_S, Action, JobPlan, ProviderPlan, Scenario
-from sim.watcher import Watcher
+from sim.watcher import Watcher, run_key_of
 from sim.workers import Workers
 
 SETTINGS = RuntimeSettings(
@@ -438,12 +438,12 @@ class Stage:
 
     def _rests(self, key: str) -> bool:
         """Whether a run waits for a person, and rightly so."""
-        jobs = [b for b in self.kube.jobs() if b.get("status", {}).get("runKey") == key]
+        jobs = [b for b in self.kube.jobs() if key and run_key_of(b) == key]
         return any(rests(b) for b in jobs)
 
     def _quiet(self) -> bool:
         jobs = self.kube.jobs()
-        if not all(is_terminal(b) or rests(b) for b in jobs):
+        if not all(is_terminal(b) or rests(b) or self._rests(run_key_of(b)) for b in jobs):
             return False
         if any(b["metadata"].get("deletionTimestamp") for b in jobs):
             return False
