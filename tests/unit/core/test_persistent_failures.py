@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from batchinference.core.draft import Decision
-from batchinference.core.effects import StartTask
+from batchinference.core.effects import CancelBatch, StartTask
 from batchinference.core.notes import Notes
 from batchinference.core.outcomes import ShardStaged, TaskDone
 from batchinference.model.run import Cancel, CancelWhy, Run, RunPhase, ShardState
@@ -101,5 +101,5 @@ def test_a_provider_that_is_away_is_told_by_its_own_object() -> None:
     run = replace(run_with(in_state(ShardState.SUBMITTED)), cancel=Cancel(CancelWhy.DESIRED, NOW))
     notes = Notes()
     for _ in range(100):
-        notes = failing("cancel:0:1", notes=notes)
+        notes = failing(CancelBatch(0, "batch-0-1").id, notes=notes)
     assert decided(run, notes=notes).problem is None
