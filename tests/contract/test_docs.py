@@ -137,6 +137,36 @@ def test_every_page_is_reached_from_the_index() -> None:
     assert {page.relative_to(ROOT).as_posix() for page in pages - reached} == set()
 
 
+# ---------------------------------------------------------------- rules that are cited
+
+
+def protocol_items() -> set[str]:
+    """The sections of the protocol, as "4", and their items, as "4.4"."""
+    found, section = set(), ""
+    for line in text_of("docs/explanation/protocol.md").splitlines():
+        if heading := re.match(r"## (\d+)\. ", line):
+            section = heading[1]
+            found.add(section)
+        elif item := re.match(r"(\d+)\. ", line):
+            found.add(f"{section}.{item[1]}")
+    return found
+
+
+def test_every_rule_of_the_protocol_that_is_cited_exists() -> None:
+    number = r"\d+(?:\.\d+)?"
+    citation = re.compile(rf"\bprotocol[\s#]+({number}(?:(?:,|[\s#]+and)[\s#]+{number})*)")
+    items, cited, wrong = protocol_items(), set(), []
+    for file in sorted(f for d in ("operator", "tests", "docs") for f in (ROOT / d).rglob("*")):
+        if file.suffix not in {".py", ".md"}:
+            continue
+        for numbers in citation.findall(file.read_text(encoding="utf-8")):
+            named = set(re.findall(number, numbers))
+            cited |= named
+            wrong += [f"{file.relative_to(ROOT)}: {name}" for name in sorted(named - items)]
+    assert {"1.1", "4.4", "5", "7.4"} <= cited, "citations are not read rightly"
+    assert wrong == []
+
+
 # ---------------------------------------------------------------- names of the code
 
 

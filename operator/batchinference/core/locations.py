@@ -1,4 +1,4 @@
-"""Which storage locations a job may name: the prefix rules of design section 8.
+"""Which storage locations a job may name: the prefix rules of docs/reference/inferenceprovider.md.
 
 A prefix matches when the bucket is equal and the key, compared byte by byte, starts with it.
 Everything that could be read in two ways (empty or dotted segments, percent-encoding) is refused.

@@ -1,9 +1,9 @@
 """The status of a job, derived from its run: a view that can be rebuilt at any time.
 
 The written precedence of the shown state, highest first: the verdict once it is final; Stalled;
-Cancelling; Suspended (nothing accepted yet); then where the shards are. Conditions follow the
-table in the Kubernetes notes: Reconciling is True only while Pending, so that a job that waits in
-a queue for hours is Current for kstatus; Stalled is True on every end that is not a success.
+Cancelling; Suspended (nothing accepted yet); then where the shards are. Of the
+conditions (docs/adr/0011), Reconciling is True only while Pending, so that a job that waits in a
+queue for hours is Current for kstatus; Stalled is True on every end that is not a success.
 """
 
 from __future__ import annotations
