@@ -61,8 +61,8 @@ class BatchProvider(Protocol):
         """Send the request once. Never raises for what the provider or the network does."""
 
     async def page(self, cursor: str | None, since: datetime | None) -> Page:
-        """One page of the account's batches, newest first; nothing older than `since` is needed.
-        Raises as `check`.
+        """One page of the account's batches, in the provider's order; nothing older than `since` is
+        needed. Raises as `check`.
         """
 
     async def get(self, batch_id: str) -> BatchView | None:

@@ -113,7 +113,7 @@ class BatchView:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """One page of a listing, newest first where the provider can. `cursor` None = the last one."""
+    """One page of a listing, in the provider's order. `cursor` None: nothing needed is left."""
 
     batches: tuple[BatchView, ...]
     cursor: str | None = None

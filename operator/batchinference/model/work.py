@@ -26,7 +26,7 @@ class TaskKind(StrEnum):
     POOL = "Pool"  # make new shards of unbilled records
     FINISH = "Finish"  # parts in input order, then the manifest
     CLEAN = "Clean"  # delete provider files and staging
-    RELEASE = "Release"  # remove the claim of a run that never submitted, and its staging
+    RELEASE = "Release"  # of a run that never submitted: its claim, its unused uploads, its staging
 
 
 @dataclass(frozen=True, slots=True)

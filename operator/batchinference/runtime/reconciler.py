@@ -54,7 +54,9 @@ _SPEC_CHANGED = (
 )
 _LET_GO = SetFinalizer(present=False)
 _HARMLESS = (LookUp, Announce, StopTasks)
-"""Effects that may be started from old knowledge: they change nothing outside of this process."""
+"""Effects that may be started from old knowledge: they ask, or stop our own workers, or say in an
+Event what was seen, and nothing follows from that.
+"""
 
 _MOST_PASSES = 50
 """Decisions in a row before other keys get their turn."""
