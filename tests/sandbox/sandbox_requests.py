@@ -54,7 +54,7 @@ def jsonl(lines: Iterable[Any]) -> bytes:
     )
 
 
-def until(read: Callable[[], Any], holds: Callable[[Any], bool], within_s: float = 20) -> Any:
+def until(read: Callable[[], Any], holds: Callable[[Any], bool], within_s: float = 120) -> Any:
     deadline = time.monotonic() + within_s
     while True:
         value = read()
