@@ -32,7 +32,7 @@ class Mutant:
     Attributes:
         patch: plants it for as long as the stack is open.
         caught_by: words that the complaint must hold.
-        known: seeds that showed it when it was planted.
+        known: seeds that show it, for those that few do.
     """
 
     name: str
@@ -195,18 +195,20 @@ def leave_late_batches_alone(stack: ExitStack) -> None:
 MUTANTS = (
     Mutant("resubmit without asking", resubmit_without_asking, "could bill"),
     Mutant("forget the claim", forget_the_claim, "could bill", (8,)),
-    Mutant("send again after a restart", send_again_after_a_restart, "accepted twice", (8,)),
+    Mutant("send again after a restart", send_again_after_a_restart, "accepted twice", (2,)),
     Mutant("believe one listing", believe_one_listing, "could bill", (1,)),
-    Mutant("ignore the journal's version", ignore_the_journals_version, "", (10,)),
+    Mutant(
+        "ignore the journal's version", ignore_the_journals_version, "ordinals restarted", (10,)
+    ),
     Mutant("claim after sending", claim_after_sending, "accepted twice"),
-    Mutant("restart ordinals", restart_ordinals, ""),
+    Mutant("restart ordinals", restart_ordinals, "do not rise"),
     Mutant("never cancel", never_cancel, "never cancelled", (69,)),
-    Mutant("bill lost answers again", bill_lost_answers_again, "", (30,)),
-    Mutant("take any batch of the shard", take_any_batch_of_the_shard, "", (32,)),
-    Mutant("never sweep", never_sweep, "", (134,)),
+    Mutant("bill lost answers again", bill_lost_answers_again, "could bill", (30,)),
+    Mutant("take any batch of the shard", take_any_batch_of_the_shard, "never ends", (32,)),
+    Mutant("never sweep", never_sweep, "never ends", (134,)),
     Mutant("believe a refusal after a lost answer", refuse_after_an_unanswered_try, "could bill"),
     Mutant("believe a cut listing", believe_a_cut_listing, "could bill", (15,)),
-    Mutant("leave late batches alone", leave_late_batches_alone, "", (25,)),
+    Mutant("leave late batches alone", leave_late_batches_alone, "never ends", (40,)),
     Mutant("forget an end that came early", forget_an_end_that_came_early, "never", (89,)),
 )
 """All of them."""

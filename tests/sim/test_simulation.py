@@ -24,12 +24,14 @@ def test_nothing_goes_wrong_in_these_seeds(group: int) -> None:
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda m: m.name)
 def test_a_deliberate_bug_is_caught(mutant: Mutant) -> None:
+    assert mutant.caught_by, "any complaint would do"
     for seed in mutant.seeds:
         report = play(draw(seed, grim=1.0), mutant=mutant.patch)
         if any(mutant.caught_by in problem for problem in report.problems):
             break
     else:
         pytest.fail(f"{mutant.name} survives {len(mutant.seeds)} seeds: the simulation is blind")
+    assert seed in mutant.known[:1] or not mutant.known, f"now seed {seed} shows {mutant.name}"
     sound = play(draw(seed, grim=1.0))
     assert not sound.failed, f"seed {seed} fails without the bug: {sound.problems}"
 
