@@ -173,7 +173,6 @@ class ObjectInfo:
     size: int
     etag: str
     version: str = ""
-    modified: datetime | None = None
 
 
 class ObjectWriter(Protocol):

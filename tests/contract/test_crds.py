@@ -150,10 +150,13 @@ def test_the_comparison_notices_a_difference() -> None:
     ]
 
 
-def test_sizes_that_the_model_knows_are_those_of_the_crd() -> None:
+def test_an_inline_input_is_bounded_in_bytes_as_in_characters() -> None:
     inline = schema("BatchInferenceJob", "spec", "input", "inline")
-    assert inline["maxLength"] == jobs.MAX_INLINE_BYTES
-    assert f"<= {jobs.MAX_INLINE_BYTES}" in inline["x-kubernetes-validations"][0]["rule"]
+    assert inline["maxLength"] == 32 * 1024
+    assert f"<= {32 * 1024}" in inline["x-kubernetes-validations"][0]["rule"]
+
+
+def test_messages_that_the_model_cuts_fit_into_the_crd() -> None:
     message = schema("BatchInferenceJob", "status", "conditions")["items"]["properties"]["message"]
     assert message["maxLength"] >= MESSAGE_LIMIT
 

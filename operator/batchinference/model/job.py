@@ -20,7 +20,6 @@ KIND = "BatchInferenceJob"
 MANAGED_BY = "batchinference.dev/operator"
 """The value of `managedBy` that names this operator, as an empty one does."""
 
-MAX_INLINE_BYTES = 32 * 1024
 BILLABLE = (
     "providerRef",
     "model",
@@ -108,11 +107,6 @@ class S3Input:
 
     uri: str
     version_id: str = ""
-
-    @property
-    def is_prefix(self) -> bool:
-        """Whether it names every object under it."""
-        return self.uri.endswith("/")
 
 
 @dataclass(frozen=True, slots=True)

@@ -95,7 +95,6 @@ class Reason:
     JOURNAL_TOO_LARGE = "JournalTooLarge"
     NEWER_SCHEMA = "JournalOfNewerOperator"
     UNREADABLE_JOURNAL = "JournalUnreadable"
-    SHARED_RUN = "SharedRun"
     ENDPOINT_UNREACHABLE = "EndpointUnreachable"
     # passing
     PROVIDER_UNAVAILABLE = "ProviderUnavailable"
@@ -104,7 +103,6 @@ class Reason:
     DISK_FULL = "DiskFull"
     # provider objects
     READY = "Ready"
-    NOT_TRIED = "NotTried"
 
 
 MESSAGE_LIMIT = 2048

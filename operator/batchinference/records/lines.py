@@ -63,10 +63,6 @@ class Block:
             self._lines = lines
         return self._lines
 
-    def offset_of(self, index: int) -> int:
-        """Where a line starts, in bytes of the object."""
-        return self.offset + sum(map(len, self.lines[:index])) + index
-
 
 def blocks(chunks: Iterable[bytes], max_line: int, start: int = 0) -> Iterator[Block]:
     """All lines of the chunks.

@@ -19,7 +19,6 @@ from batchinference.model.job import (
     JSONSchema,
     Parameters,
     ResponseFormat,
-    S3Input,
     not_implemented_fields,
     parse_job,
     parse_journaled_spec,
@@ -147,11 +146,6 @@ def test_the_billable_part_holds_the_billable_fields_without_defaults() -> None:
     assert set(billable) == set(BILLABLE)
     assert billable["providerRef"] == {"name": "openai"}
     assert billable["promptTemplate"] == {"prompt": "{{ text }}"}
-
-
-def test_an_input_that_ends_in_a_slash_is_a_prefix() -> None:
-    assert S3Input("s3://b/p/").is_prefix
-    assert not S3Input("s3://b/p").is_prefix
 
 
 @pytest.mark.parametrize(

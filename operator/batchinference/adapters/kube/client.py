@@ -28,7 +28,6 @@ from batchinference.errors import Stalled
 
 JSON_PATCH = "application/json-patch+json"
 MERGE_PATCH = "application/merge-patch+json"
-METADATA_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 
 _CONNECT_TIMEOUT_S = 5.0
 _REFRESH_S = 60.0

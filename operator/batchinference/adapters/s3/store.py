@@ -136,7 +136,6 @@ class S3Store:
             found["ContentLength"],
             found["ETag"].strip('"'),
             found.get("VersionId", ""),
-            found["LastModified"],
         )
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
@@ -146,13 +145,8 @@ class S3Store:
         try:
             for page in pages.paginate(Bucket=bucket, Prefix=key):
                 for found in page.get("Contents", ()):
-                    yield ObjectInfo(
-                        f"s3://{bucket}/{found['Key']}",
-                        found["Size"],
-                        found["ETag"].strip('"'),
-                        "",
-                        found["LastModified"],
-                    )
+                    uri, etag = f"s3://{bucket}/{found['Key']}", found["ETag"].strip('"')
+                    yield ObjectInfo(uri, found["Size"], etag)
         except _CALL as error:
             refuse(error, "list", prefix)
 
