@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from batchinference.ports import ObjectRef
 from batchinference.runtime.store import FINALIZER
 from builders import JobBuilder, job
 from fakes.server import Habits
 from runtime.house import House, Life, play, ref
 
 JOBS = [f"job-{n}" for n in range(12)]
+PROVIDER = ObjectRef("InferenceProvider", "ml", "openai")
 QUICK = Habits(validate_s=1, work_s=5)
 
 
@@ -140,6 +142,30 @@ def test_what_is_over_is_counted_as_long_as_its_object_is_there() -> None:
         assert life.metrics.counters["jobs_finished_total"] == len(JOBS)
 
     play(scene, habits=Habits(validate_s=1, work_s=60))
+
+
+def test_queued_shards_are_counted_until_the_last_one_has_gone() -> None:
+    async def scene(house: House) -> None:
+        house.kube.edit_spec(PROVIDER, limits={"maxActiveBatches": 1})
+        life = await house.operator()
+        for name in ("first", "next", "last"):
+            house.give(job(name))
+        await house.until(lambda: queued_shards(life) == [2.0])
+        house.kube.edit_spec(ref("last"), suspend=True)
+        await house.until(lambda: queued_shards(life) == [1.0])
+        assert house.state("first") == "Running", "the suspended one is not counted"
+        for name in ("first", "next", "last"):
+            house.kube.delete(ref(name))
+        await house.until(lambda: not house.kube.jobs())
+        await house.pass_time(60)
+        assert queued_shards(life) == [0.0]
+
+    play(scene, habits=Habits(validate_s=1, work_s=60, cancel_s=0.1))
+
+
+def queued_shards(life: Life) -> list[float]:
+    """The gauge, of each account."""
+    return [v for k, v in life.metrics.gauges.items() if k[0] == "queued_shards"]
 
 
 async def settled(house: House) -> Life:

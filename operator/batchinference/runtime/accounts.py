@@ -49,18 +49,15 @@ class _Demands:
         asking: queued shards that would use a place now.
         uploading: queued shards whose input is on its way, with a place or not any more.
         uploaded: names of queued shards whose input is at the provider already.
-        waiting: how many shards are queued and not held back by their job.
     """
 
     placed: list[Demand] = field(default_factory=list)
     asking: list[Demand] = field(default_factory=list)
     uploading: list[Demand] = field(default_factory=list)
     uploaded: set[tuple[str, int]] = field(default_factory=set)
-    waiting: int = 0
 
     def add_queued(self, entry: Entry, run: Run, shard: Shard) -> None:
         """Count a queued shard in."""
-        self.waiting += not entry.held
         asks = shard.index in entry.asking and not entry.newer_schema
         if not asks and not entry.inflight:
             return
@@ -192,7 +189,8 @@ class Accounts:
             return Numbers()
         demands = self._demands(account)
         tokens = sum(d.tokens for d in demands.placed)
-        return Numbers(len(demands.placed), demands.waiting, tokens)
+        queued = sum(entry.queued for entry in self._of(account))
+        return Numbers(len(demands.placed), queued, tokens)
 
     def _of(self, account: str) -> Iterable[Entry]:
         return [e for e in self._entries.values() if e.run and e.run.provider.account == account]

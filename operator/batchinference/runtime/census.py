@@ -32,6 +32,7 @@ class Census:
         self._clock = clock
         self._metrics = metrics
         self._told: set[tuple[str, str]] = set()
+        self._accounts: set[str] = set()
 
     async def run(self) -> None:
         """Count now and then, for the process's life."""
@@ -53,9 +54,8 @@ class Census:
             if run.is_over:
                 continue
             oldest = run.created_at if oldest is None else min(oldest, run.created_at)
-            for shard in run.shards:
-                unsure += shard.state in _UNSURE
-                queued[run.provider.account] += shard.state is ShardState.QUEUED
+            queued[run.provider.account] += entry.queued
+            unsure += sum(shard.state in _UNSURE for shard in run.shards)
         for key, job in self._store.jobs():
             known = self._entries.get(key)
             state = str(job.status.get("state", ""))
@@ -64,8 +64,9 @@ class Census:
         for provider, state in self._told | set(jobs):
             self._metrics.gauge("jobs", jobs[provider, state], provider=provider, state=state)
         self._told |= set(jobs)
-        for account, number in queued.items():
-            self._metrics.gauge("queued_shards", number, account=account)
+        self._accounts |= set(queued)
+        for account in self._accounts:
+            self._metrics.gauge("queued_shards", queued[account], account=account)
         self._metrics.gauge("unknown_outcomes", unsure)
         self._metrics.gauge(
             "oldest_unfinished_job_timestamp_seconds", oldest.timestamp() if oldest else 0

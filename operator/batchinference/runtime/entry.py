@@ -10,7 +10,7 @@ from batchinference.core.notes import Notes
 from batchinference.core.outcomes import Outcome
 from batchinference.core.problem import Problem
 from batchinference.model.job import JobSpec
-from batchinference.model.run import Run
+from batchinference.model.run import Run, RunPhase, ShardState
 
 
 @dataclass(slots=True)
@@ -49,3 +49,11 @@ class Entry:
     passing: tuple[str, float] | None = None
     newer_schema: bool = False
     failures: int = 0
+
+    @property
+    def queued(self) -> int:
+        """How many shards wait for their turn at the provider: none of a run that is held back."""
+        run = self.run
+        if run is None or self.held or run.phase is not RunPhase.RUNNING or run.cancel is not None:
+            return 0
+        return sum(shard.state is ShardState.QUEUED for shard in run.shards)

@@ -59,7 +59,7 @@ DECLARED = (
         "counter", "unanswered_submissions_total", "Create calls without an answer.", ("provider",)
     ),
     Declared("gauge", "live_batches", "Batches that the provider holds.", ("account",)),
-    Declared("gauge", "queued_shards", "Shards that ask for a place.", ("account",)),
+    Declared("gauge", "queued_shards", "Shards that wait for their turn.", ("account",)),
     Declared("counter", "tokens_total", "Tokens as answers tell them.", ("provider", "direction")),
     # calls to providers
     Declared(
