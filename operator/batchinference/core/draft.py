@@ -68,7 +68,14 @@ class Decision:
 
 @dataclass(slots=True)
 class Draft:
-    """A decision in the making."""
+    """A decision in the making.
+
+    Attributes:
+        problems: what keeps the run from getting on; the first one is shown.
+        asking: see `Decision`.
+        held: suspended, or no object answers for the run.
+        blocked: the finalizer is missing, or somebody must act: no place is asked for.
+    """
 
     run: Run
     notes: Notes
@@ -107,7 +114,9 @@ class Draft:
         return True
 
     def may_start(self, effect: Effect) -> bool:
-        """Whether the effect is under way, or need not wait after a failure."""
+        """Whether the effect is under way, or need not wait after a failure; if not, the draft says
+        why and wakes then.
+        """
         failure = self.notes.failures.get(effect.id)
         if failure is None:
             return True
@@ -144,7 +153,7 @@ class Draft:
         """What was drafted."""
         grace = timedelta(seconds=self.timing.reference_grace_s)
         for problem in self.problems:
-            if problem.is_reference and self.observed.now < problem.since + grace:
+            if problem.has_grace and self.observed.now < problem.since + grace:
                 self.wake(problem.since + grace)
         return Decision(
             run=self.run,

@@ -16,13 +16,14 @@ class Problem:
 
     Attributes:
         since: when this process first met it.
-        is_reference: a reference that may appear by itself: Reconciling for a while, then Stalled.
+        has_grace: it may pass by itself, as when a reference appears: Reconciling for a while, then
+            Stalled.
     """
 
     reason: str
     message: str
     since: datetime
-    is_reference: bool = False
+    has_grace: bool = False
 
 
 def not_implemented(spec: Any, paths: Iterable[str]) -> str:

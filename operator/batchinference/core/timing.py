@@ -12,8 +12,9 @@ class Timing:
     Attributes:
         submit_timeout_s: a create call must be over by then (protocol 4.1).
         settle_s: how long a new batch may stay out of listings; longer than the submit timeout.
-        reference_grace_s: how long a missing reference is Reconciling before it is Stalled.
-        reference_retry_s: how often a missing reference is looked at again.
+        reference_grace_s: how long a missing reference, and whatever else may pass by itself, is
+            Reconciling before it is Stalled.
+        reference_retry_s: how often that, and all that a person must mend, is looked at again.
         retry_first_s, retry_most_s: backoff of passing failures.
         told_after: failures in a row from which on a task's passing failure is shown as Stalled;
             it goes on being retried.

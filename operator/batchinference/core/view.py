@@ -163,7 +163,7 @@ def is_stalled(scene: Scene) -> bool:
     if problem is None:
         return False
     grace = timedelta(seconds=scene.timing.reference_grace_s)
-    return not (problem.is_reference and scene.now < problem.since + grace)
+    return not (problem.has_grace and scene.now < problem.since + grace)
 
 
 # ---------------------------------------------------------------- conditions

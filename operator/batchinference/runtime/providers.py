@@ -149,7 +149,7 @@ class Providers:
                 # A passing failure of a provider that worked: its jobs need not hear of it.
                 return before
             since = before.problem.since if before and before.problem else now
-            problem = Problem(fault.reason, fault.message, since, is_reference=True)
+            problem = Problem(fault.reason, fault.message, since, has_grace=True)
             return Trial(generation, known, problem)
         return Trial(generation, self._account_id(provider, account.id), None)
 
@@ -208,7 +208,7 @@ class Providers:
         if seen is None:
             where = "" if "Cluster" in ref.kind else f" in namespace '{namespace}'"
             text = f"{ref.kind} '{ref.name}'{where} does not exist"
-            return Problem(Reason.PROVIDER_NOT_FOUND, text, now, is_reference=True)
+            return Problem(Reason.PROVIDER_NOT_FOUND, text, now, has_grace=True)
         if seen.provider.is_cluster:
             labels = await self._namespace_labels(namespace)
             if not seen.provider.allows(namespace, labels):
@@ -216,14 +216,14 @@ class Providers:
                     f"{ref.kind} '{ref.name}' does not allow namespace '{namespace}' "
                     "(`spec.allowedNamespaces`)"
                 )
-                return Problem(Reason.NAMESPACE_NOT_ALLOWED, text, now, is_reference=True)
+                return Problem(Reason.NAMESPACE_NOT_ALLOWED, text, now, has_grace=True)
         if trial is None:
             text = f"{ref.kind} '{ref.name}' is being tried"
-            return Problem(Reason.PROVIDER_NOT_READY, text, now, is_reference=True)
+            return Problem(Reason.PROVIDER_NOT_READY, text, now, has_grace=True)
         if trial.problem is None:
             return None
         text = f"{ref.kind} '{ref.name}' is not ready: {trial.problem.message}"
-        return Problem(trial.problem.reason, text, trial.problem.since, is_reference=True)
+        return Problem(trial.problem.reason, text, trial.problem.since, has_grace=True)
 
     async def _namespace_labels(self, namespace: str) -> Mapping[str, str]:
         """The namespace's labels, read anew now and then: selectors follow relabelling."""

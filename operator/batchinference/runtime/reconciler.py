@@ -199,7 +199,7 @@ class Reconciler:
         await self._showing.show(entry, held=held)
         if entry.problem is not None:
             wait = self._settings.reference_retry_s
-            if entry.problem.is_reference:
+            if entry.problem.has_grace:
                 shown = (self._clock.now() - entry.problem.since).total_seconds()
                 grace = self._settings.reference_grace_s - shown
                 wait = min(wait, grace) if grace > 0 else wait
@@ -339,7 +339,7 @@ class Reconciler:
             client = (await self._clients.of_run(run.provider)).client
             traits, maker = client.traits, client.create_request
         except Fault as fault:
-            problem = problem or Problem(fault.reason, fault.message, now, is_reference=True)
+            problem = problem or Problem(fault.reason, fault.message, now, has_grace=True)
         return replace(
             observed,
             unfit=unfit,

@@ -411,7 +411,7 @@ def test_a_cancelled_run_is_not_held() -> None:
 
 
 def test_an_admitting_run_waits_for_its_provider() -> None:
-    missing = Problem(Reason.SECRET_NOT_FOUND, "no such Secret", NOW, is_reference=True)
+    missing = Problem(Reason.SECRET_NOT_FOUND, "no such Secret", NOW, has_grace=True)
     decision = decided(admitting(), observed(provider=missing))
     assert (decision.problem, tasks(decision)) == (missing, [])
     assert decision.wake_at == after(TIMING.reference_retry_s)
@@ -423,7 +423,7 @@ CHANGED = Problem(Reason.SPEC_CHANGED, "`spec.model` is another one", NOW)
 
 @pytest.mark.parametrize("run", [admitting(), staging()])
 def test_the_input_is_not_looked_at_against_the_word_of_the_provider_or_the_spec(run) -> None:
-    withdrawn = Problem(Reason.NAMESPACE_NOT_ALLOWED, "not any more", NOW, is_reference=True)
+    withdrawn = Problem(Reason.NAMESPACE_NOT_ALLOWED, "not any more", NOW, has_grace=True)
     denied = decided(run, observed(provider=withdrawn))
     assert (denied.problem, tasks(denied)) == (withdrawn, [])
     assert denied.wake_at == after(TIMING.reference_retry_s), "it waits, and does not spin"
@@ -461,7 +461,7 @@ def test_a_spec_that_cannot_be_acted_on_is_no_matter_of_a_run_that_is_over() -> 
 
 
 def test_the_end_of_the_grace_wakes_us() -> None:
-    missing = Problem(Reason.SECRET_NOT_FOUND, "", after(-50), is_reference=True)
+    missing = Problem(Reason.SECRET_NOT_FOUND, "", after(-50), has_grace=True)
     assert decided(admitting(), observed(provider=missing)).wake_at == after(10)
 
 
@@ -472,10 +472,10 @@ def test_a_task_that_stalled_is_told_also_while_it_is_tried_again() -> None:
     retrying = decided(admitting(), observed(now=after(TIMING.reference_retry_s)), failed)
     for decision, started in ((waiting, False), (trying, False), (retrying, True)):
         assert decision.problem.reason == Reason.INPUT_NOT_FOUND
-        assert decision.problem.is_reference, "it may appear by itself"
+        assert decision.problem.has_grace, "it may appear by itself"
         assert bool(tasks(decision)) == started
     later = decided(staging(), notes=failing("task:Stage", FaultKind.STALLED, "DiskGone"))
-    assert not later.problem.is_reference
+    assert not later.problem.has_grace
 
 
 def test_a_passing_failure_is_no_problem() -> None:

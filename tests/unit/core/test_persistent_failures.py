@@ -62,7 +62,7 @@ def test_a_task_that_keeps_failing_is_told_and_tried_again(run: Run, kind: TaskK
         notes, decision = after_failures(run, kind, times)
         assert decision.problem is not None
         assert (decision.problem.reason, decision.problem.message) == (DIED.reason, DIED.message)
-        assert not decision.problem.is_reference, "at once, not after a grace"
+        assert not decision.problem.has_grace, "at once, not after a grace"
         assert [e.kind for e in of_kind(decision, StartTask)] == [kind], "it is tried again"
         [failure] = notes.failures.values()
         assert after(0) < failure.retry_at <= after(TIMING.retry_most_s * 1.25)

@@ -61,7 +61,7 @@ FAILED = Verdict(Ending.FAILED, Reason.TOLERANCE_EXCEEDED, "60 of 100 records we
 REJECTED = Verdict(Ending.FAILED, Reason.BAD_RECORDS, "3 of 3 records can't be sent")
 CANCELLED = Verdict(Ending.CANCELLED, Reason.CANCELLED, "The run was cancelled")
 DELETED = Cancel(CancelWhy.DELETED, NOW)
-MISSING = Problem(Reason.SECRET_NOT_FOUND, "no such Secret", NOW, is_reference=True)
+MISSING = Problem(Reason.SECRET_NOT_FOUND, "no such Secret", NOW, has_grace=True)
 LOST = Problem(Reason.JOURNAL_LOST, "its journal is gone", NOW)
 NOT_IMPLEMENTED = Problem(Reason.NOT_IMPLEMENTED, "can't act on `spec.budget`", NOW)
 
