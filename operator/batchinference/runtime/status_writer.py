@@ -33,8 +33,11 @@ class StatusWriter:
     ) -> str | None:
         """Make the status `new` where it was `old` at `version`.
 
-        Returns the new version, or None when nothing was written: no change, the object is gone,
-        or it has changed meanwhile (its watch event brings us back).
+        Returns the new version, or None when nothing was written: no change, or the object is gone.
+
+        Raises:
+            Superseded: the object has changed meanwhile.
+            Fault: the API server can't be asked now, or refuses.
         """
         patch = changed_members(old, new)
         if not patch:
@@ -42,8 +45,11 @@ class StatusWriter:
         async with self._slots:
             try:
                 written = await self._kube.patch_status(ref, patch, version)
-            except (Superseded, Fault):
+            except Superseded:
                 self._metrics.count("status_writes_total", outcome="superseded")
+                raise
+            except Fault:
+                self._metrics.count("status_writes_total", outcome="failed")
                 raise
         self._metrics.count("status_writes_total", outcome="written" if written else "gone")
         return written

@@ -77,7 +77,7 @@ DECLARED = (
     Declared(
         "gauge",
         "account_polled_timestamp_seconds",
-        "When an account with live batches was last asked.",
+        "When an account with live batches was last asked with success.",
         ("account",),
     ),
     # the loop
