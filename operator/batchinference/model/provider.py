@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import Any
 
 from batchinference.errors import InvalidObject
+from batchinference.model.batch import Limits
 from batchinference.model.codec import decode
 from batchinference.model.metadata import ObjectMeta, parse_metadata
 from batchinference.model.status import Condition
@@ -182,6 +183,29 @@ class ProviderLimits:
     def of_model(self, name: str) -> ModelLimits:
         """The limits of that model; an entry without any limit where none is listed."""
         return next((m for m in self.models if m.name == name), ModelLimits(name))
+
+    def over(self, published: Limits, model: str) -> Limits:
+        """The published limits with these in their place; the model's entry wins over the rest."""
+        own = self.of_model(model)
+        return Limits(
+            max_records_per_batch=own.max_records_per_batch
+            or self.max_records_per_batch
+            or published.max_records_per_batch,
+            max_bytes_per_batch=own.max_bytes_per_batch
+            or self.max_bytes_per_batch
+            or published.max_bytes_per_batch,
+            max_bytes_per_record=self.max_bytes_per_record or published.max_bytes_per_record,
+            min_records_per_batch=own.min_records_per_batch
+            or self.min_records_per_batch
+            or published.min_records_per_batch,
+            max_active_batches=own.max_active_batches
+            or self.max_active_batches
+            or published.max_active_batches,
+            max_enqueued_tokens=own.max_enqueued_tokens
+            or self.max_enqueued_tokens
+            or published.max_enqueued_tokens,
+            max_concurrent_uploads=self.max_concurrent_uploads or published.max_concurrent_uploads,
+        )
 
 
 @dataclass(frozen=True, slots=True)

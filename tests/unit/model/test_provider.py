@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchinference.errors import InvalidObject
+from batchinference.model.batch import Limits
 from batchinference.model.codec import decode, encode
 from batchinference.model.provider import (
     BedrockProvider,
@@ -17,6 +18,7 @@ from batchinference.model.provider import (
     ModelLimits,
     OpenAIProvider,
     ProviderKind,
+    ProviderLimits,
     ProviderSpec,
     not_implemented_fields,
     parse_provider,
@@ -144,6 +146,36 @@ def test_limits_of_a_model_are_found_by_its_name() -> None:
     ).spec.limits
     assert limits.of_model("a") == ModelLimits("a", max_active_batches=2)
     assert limits.of_model("b") == ModelLimits("b")
+
+
+PUBLISHED = Limits(50, 500, 5, 2, max_active_batches=20)
+
+
+@pytest.mark.parametrize(
+    ("limits", "want", "reason"),
+    [
+        (ProviderLimits(), PUBLISHED, "nothing is said"),
+        (
+            ProviderLimits(1, 2, 3, 4, 5, 6, 7),
+            Limits(3, 4, 5, 6, 1, 2, 7),
+            "the provider's own, each in its place",
+        ),
+        (
+            ProviderLimits(1, 2, 3, 4, 5, 6, 7, (ModelLimits("a", 11, 12, 13, 14, 16),)),
+            Limits(13, 14, 5, 16, 11, 12, 7),
+            "the model's before the provider's",
+        ),
+        (
+            ProviderLimits(max_enqueued_tokens=9, models=(ModelLimits("b", 11),)),
+            Limits(50, 500, 5, 2, 20, 9),
+            "what is said of another model is nothing to this one",
+        ),
+    ],
+)
+def test_limits_stand_over_the_published_ones(
+    limits: ProviderLimits, want: Limits, reason: str
+) -> None:
+    assert limits.over(PUBLISHED, "a") == want, reason
 
 
 @pytest.mark.parametrize(

@@ -30,9 +30,6 @@ from batchinference.records import codes
 from batchinference.records.translate import converse
 from batchinference.records.wire import wire_id
 
-ANSWER_LOST = "AnswerLost"
-"""Reason of results that are no longer there."""
-
 SUFFIX = ".jsonl.out"
 """Result files end in this; the manifest beside them does not."""
 
@@ -102,7 +99,9 @@ class BedrockData:
                 return found
             if attempt < _ATTEMPTS - 1:
                 self._sleep(float(2**attempt))
-        raise Permanent(ANSWER_LOST, f"There are no results under {prefix}; were they deleted?")
+        raise Permanent(
+            codes.ANSWER_LOST, f"There are no results under {prefix}; were they deleted?"
+        )
 
     def _read(self, info: ObjectInfo) -> Iterator[bytes]:
         last = b"\n"
@@ -111,7 +110,7 @@ class BedrockData:
                 last = piece[-1:]
                 yield piece
         except SourceChanged as error:
-            raise Permanent(ANSWER_LOST, f"{info.uri} was changed or deleted.") from error
+            raise Permanent(codes.ANSWER_LOST, f"{info.uri} was changed or deleted.") from error
         if last != b"\n":
             yield b"\n"
 

@@ -33,18 +33,8 @@ def default_limits(settings: Mapping[str, Any], model: str, operation: str) -> L
     """
     del operation
     own = decode(ProviderLimits, settings.get("limits") or {}, "spec.limits", ignore_unknown=True)
-    of_model = own.of_model(model)
     minimum = next((n for part, n in MIN_RECORDS_BY_MODEL.items() if part in model), MIN_RECORDS)
-    return Limits(
-        max_records_per_batch=of_model.max_records_per_batch
-        or own.max_records_per_batch
-        or MAX_RECORDS,
-        max_bytes_per_batch=of_model.max_bytes_per_batch or own.max_bytes_per_batch or MAX_BYTES,
-        max_bytes_per_record=own.max_bytes_per_record or MAX_RECORD_BYTES,
-        min_records_per_batch=of_model.min_records_per_batch
-        or own.min_records_per_batch
-        or minimum,
-        max_active_batches=of_model.max_active_batches or own.max_active_batches or MAX_ACTIVE,
-        max_enqueued_tokens=of_model.max_enqueued_tokens or own.max_enqueued_tokens,
-        max_concurrent_uploads=own.max_concurrent_uploads or 2,
+    published = Limits(
+        MAX_RECORDS, MAX_BYTES, MAX_RECORD_BYTES, minimum, max_active_batches=MAX_ACTIVE
     )
+    return own.over(published, model)

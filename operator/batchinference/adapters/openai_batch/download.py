@@ -20,15 +20,13 @@ from batchinference.adapters.openai_batch.faults import fault
 from batchinference.adapters.pace import Pace, Transfer
 from batchinference.errors import Permanent, Retry
 from batchinference.model.status import Reason
+from batchinference.records.codes import ANSWER_LOST
 
 if TYPE_CHECKING:
     from openai._response import APIResponse
 
 ATTEMPTS = 5
 """Cut connections in a row, without a new byte in between, until a download gives up."""
-
-ANSWER_LOST = "AnswerLost"
-"""Reason of a result file that the provider no longer has."""
 
 _ABSENT_ATTEMPTS = 4
 """A file may show up a moment after its batch has ended."""

@@ -32,15 +32,4 @@ def default_limits(settings: Mapping[str, Any], model: str, operation: str) -> L
     """
     del operation
     own = decode(ProviderLimits, settings.get("limits") or {}, "spec.limits", ignore_unknown=True)
-    of_model = own.of_model(model)
-    return Limits(
-        max_records_per_batch=of_model.max_records_per_batch
-        or own.max_records_per_batch
-        or MAX_RECORDS,
-        max_bytes_per_batch=of_model.max_bytes_per_batch or own.max_bytes_per_batch or MAX_BYTES,
-        max_bytes_per_record=own.max_bytes_per_record or MAX_RECORD_BYTES,
-        min_records_per_batch=of_model.min_records_per_batch or own.min_records_per_batch or 1,
-        max_active_batches=of_model.max_active_batches or own.max_active_batches,
-        max_enqueued_tokens=of_model.max_enqueued_tokens or own.max_enqueued_tokens,
-        max_concurrent_uploads=own.max_concurrent_uploads or 2,
-    )
+    return own.over(Limits(MAX_RECORDS, MAX_BYTES, MAX_RECORD_BYTES), model)
