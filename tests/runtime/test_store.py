@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from batchinference.model.job import KIND as JOB_KIND
 from batchinference.model.job import MANAGED_BY
-from batchinference.runtime.store import JOB_KIND, Store
+from batchinference.runtime.store import Store
 from builders import job
 
 

@@ -6,12 +6,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from batchinference.core.begin import key_of
+from batchinference.model.job import KIND as JOB_KIND
 from batchinference.model.job import parse_job
 from batchinference.model.run import Owner
 from batchinference.ports import ObjectRef
 from batchinference.runtime.entry import Entry
 from batchinference.runtime.settings import RuntimeSettings
-from batchinference.runtime.store import JOB_KIND, Store
+from batchinference.runtime.store import Store
 from batchinference.runtime.sweeper import Sweeper
 from builders import job, run_of
 from fakes.clock import VirtualClock

@@ -43,6 +43,7 @@ from batchinference.model.batch import (
     OutcomeUnknown,
     SubmitOutcome,
 )
+from batchinference.model.job import KIND as JOB_KIND
 from batchinference.model.run import Run
 from batchinference.model.status import Reason
 from batchinference.model.work import (
@@ -61,7 +62,7 @@ from batchinference.runtime.entry import Entry
 from batchinference.runtime.following import MARGIN, age
 from batchinference.runtime.listing import ListingCut, listing
 from batchinference.runtime.settings import RuntimeSettings
-from batchinference.runtime.store import JOB_KIND, Store
+from batchinference.runtime.store import Store
 
 logger = logging.getLogger(__name__)
 

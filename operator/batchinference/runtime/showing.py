@@ -16,6 +16,7 @@ from batchinference.core.problem import Problem
 from batchinference.core.view import Scene, status_of
 from batchinference.errors import Fault, Superseded
 from batchinference.model.codec import encode
+from batchinference.model.job import KIND as JOB_KIND
 from batchinference.model.job import BatchInferenceJob
 from batchinference.model.status import ConditionType, JobStatus, State
 from batchinference.ports import Event, ObjectRef, Recorder
@@ -23,7 +24,7 @@ from batchinference.runtime.entry import Entry
 from batchinference.runtime.queue import KeyedQueue
 from batchinference.runtime.settings import RuntimeSettings
 from batchinference.runtime.status_writer import StatusWriter
-from batchinference.runtime.store import JOB_KIND, Store
+from batchinference.runtime.store import Store
 
 logger = logging.getLogger(__name__)
 

@@ -12,6 +12,7 @@ from typing import Any
 from batchinference.core.begin import key_of
 from batchinference.errors import InvalidObject
 from batchinference.model.job import (
+    KIND,
     MANAGED_BY,
     BatchInferenceJob,
     Input,
@@ -24,7 +25,6 @@ from batchinference.model.job import (
 from batchinference.model.metadata import ObjectMeta, parse_metadata
 from batchinference.model.provider import InferenceProvider, parse_provider
 
-JOB_KIND = "BatchInferenceJob"
 FINALIZER = "batchinference.dev/cancel-on-delete"
 STRAY = "stray/"
 PROVIDER = "provider/"
@@ -88,7 +88,7 @@ class Store:
 
     def observe(self, kind: str, event: str | None, body: Mapping[str, Any]) -> set[str]:
         """Take in one watch event; returns the queue keys that it concerns."""
-        if kind == JOB_KIND:
+        if kind == KIND:
             return self._observe_job(event, body)
         return self._observe_provider(kind, event, body)
 

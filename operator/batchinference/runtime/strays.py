@@ -17,6 +17,7 @@ from batchinference.clock import Clock
 from batchinference.core.keys import is_run_key
 from batchinference.core.problem import Problem
 from batchinference.errors import Fault, NewerSchema, Superseded
+from batchinference.model.job import KIND as JOB_KIND
 from batchinference.model.job import BatchInferenceJob, parse_journaled_spec
 from batchinference.model.run import Run
 from batchinference.model.status import Reason
@@ -25,7 +26,7 @@ from batchinference.runtime.entry import Entry
 from batchinference.runtime.queue import KeyedQueue
 from batchinference.runtime.settings import RuntimeSettings
 from batchinference.runtime.showing import Showing
-from batchinference.runtime.store import FINALIZER, JOB_KIND, STRAY, Store, Stray
+from batchinference.runtime.store import FINALIZER, STRAY, Store, Stray
 
 logger = logging.getLogger(__name__)
 

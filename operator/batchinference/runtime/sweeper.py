@@ -13,11 +13,12 @@ from collections.abc import Callable, Mapping
 
 from batchinference.clock import Clock
 from batchinference.errors import Fault
+from batchinference.model.job import KIND as JOB_KIND
 from batchinference.model.metadata import GROUP
 from batchinference.ports import Kube, Metrics, ObjectRef
 from batchinference.runtime.entry import Entry
 from batchinference.runtime.settings import RuntimeSettings
-from batchinference.runtime.store import JOB_KIND, Store
+from batchinference.runtime.store import Store
 
 logger = logging.getLogger(__name__)
 
