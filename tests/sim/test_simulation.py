@@ -31,7 +31,6 @@ def test_a_deliberate_bug_is_caught(mutant: Mutant) -> None:
             break
     else:
         pytest.fail(f"{mutant.name} survives {len(mutant.seeds)} seeds: the simulation is blind")
-    assert seed in mutant.known[:1] or not mutant.known, f"now seed {seed} shows {mutant.name}"
     sound = play(draw(seed, grim=1.0))
     assert not sound.failed, f"seed {seed} fails without the bug: {sound.problems}"
 
