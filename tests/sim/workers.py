@@ -73,7 +73,6 @@ class Workers:
             data=data,
             spool=self._spool,
             part_bytes=PART_BYTES,
-            monotonic=self._world.clock.elapsed,
         )
         self.store.before = self._fate()
         try:

@@ -21,7 +21,6 @@ from batchinference.model.work import (
     FaultKind,
     Finished,
     Pooled,
-    Progress,
     ShardCollected,
     StageDone,
     Task,
@@ -33,7 +32,7 @@ from batchinference.model.work import (
 
 HEADER = struct.Struct(">I")
 
-_REPORTS: dict[str, type[Any]] = {kind.__name__: kind for kind in (Progress, Checkpoint)}
+_REPORTS: dict[str, type[Any]] = {kind.__name__: kind for kind in (Checkpoint,)}
 _RESULTS: dict[str, type[Any]] = {
     kind.__name__: kind
     for kind in (
@@ -102,7 +101,7 @@ def read_answer(message: Mapping[str, Any]) -> TaskReport | TaskResult | None:
 
 def is_report(answer: TaskReport | TaskResult) -> bool:
     """Whether the task goes on after this."""
-    return isinstance(answer, Progress | Checkpoint)
+    return isinstance(answer, TaskReport)
 
 
 def read_frame(stream: BinaryIO) -> Mapping[str, Any] | None:

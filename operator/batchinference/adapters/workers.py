@@ -32,7 +32,6 @@ from batchinference.model.status import Reason
 from batchinference.model.work import (
     Checkpoint,
     FaultKind,
-    Progress,
     Task,
     TaskFault,
     TaskKind,
@@ -304,7 +303,7 @@ class WorkerPool:
                 self._tell(worker, answer)
             self._dispatch()
 
-    def _tell(self, worker: _Worker, answer: Progress | Checkpoint | TaskResult) -> None:
+    def _tell(self, worker: _Worker, answer: Checkpoint | TaskResult) -> None:
         job = worker.job
         assert job is not None
         if not is_report(answer):
@@ -313,7 +312,7 @@ class WorkerPool:
         if job.stopped:
             return
         try:
-            if isinstance(answer, Progress | Checkpoint):
+            if isinstance(answer, Checkpoint):
                 job.listener.report(job.task, answer)
             else:
                 job.listener.done(job.task, answer)

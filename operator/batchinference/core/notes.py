@@ -13,7 +13,7 @@ from typing import Any
 from batchinference.core.backoff import backoff_s
 from batchinference.core.timing import Timing
 from batchinference.model.batch import BatchView
-from batchinference.model.work import FaultKind, Progress, TaskFault
+from batchinference.model.work import FaultKind, TaskFault
 
 SubmissionKey = tuple[int, int]
 """Shard and ordinal."""
@@ -58,7 +58,6 @@ class Notes:
         uploads: inputs at the provider that no claim names yet.
         looks: absences, since the submission came into its present state.
         views: live batches as last seen, by batch id.
-        progress: what running tasks said, by effect id.
         told: late batches of which an Event was recorded.
     """
 
@@ -67,7 +66,6 @@ class Notes:
     uploads: Mapping[SubmissionKey, str] = field(default_factory=dict)
     looks: Mapping[SubmissionKey, Look] = field(default_factory=dict)
     views: Mapping[str, BatchView] = field(default_factory=dict)
-    progress: Mapping[str, Progress] = field(default_factory=dict)
     told: frozenset[str] = frozenset()
 
     def with_upload(self, key: SubmissionKey, input_ref: str) -> Notes:

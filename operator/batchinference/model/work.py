@@ -61,15 +61,6 @@ class Task:
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a task is, for the status line. Never decides anything."""
-
-    done: int
-    total: int = 0
-    unit: str = "bytes"
-
-
-@dataclass(frozen=True, slots=True)
 class Checkpoint:
     """A finished shard of the staging pass, to be journaled; staging resumes after it.
 
@@ -198,4 +189,4 @@ class TaskFault:
 TaskResult = (
     Admitted | StageDone | Uploaded | ShardCollected | Pooled | Finished | Cleaned | TaskFault
 )
-TaskReport = Progress | Checkpoint
+TaskReport = Checkpoint

@@ -33,17 +33,15 @@ from batchinference.tasks import spool
 from batchinference.tasks.join import FAILED, LOST, STATES, UNBILLED, Join, batched
 from batchinference.tasks.layout import Layout, layout
 from batchinference.tasks.merge import unbilled_rows
-from batchinference.tasks.workbench import ProgressReports, Report, Workbench
+from batchinference.tasks.workbench import Workbench
 
 _UNBILLED_CODES = {
     BatchState.EXPIRED: codes.BATCH_EXPIRED,
     BatchState.CANCELLED: codes.BATCH_CANCELLED,
 }
 
-_PROGRESS_MASK = 0xFF  # look at the clock every 256 lines
 
-
-def collect(run: Run, shard: Shard, bench: Workbench, report: Report) -> ShardCollected:
+def collect(run: Run, shard: Shard, bench: Workbench) -> ShardCollected:
     """Collect every batch of the shard that was not collected before.
 
     Raises:
@@ -67,7 +65,7 @@ def collect(run: Run, shard: Shard, bench: Workbench, report: Report) -> ShardCo
             if _is_refused(batch):
                 _refuse(join, batch)
             else:
-                _read(join, batch, bench, report)
+                _read(join, batch, bench)
         collected = join.collected(_code(shard))
         _store(join, shard, collected, bench.staging, where)
         return ShardCollected(collected, late=len(shard.late))
@@ -192,9 +190,8 @@ def _refuse(join: Join, submission: Submission) -> None:
         join.put(row, FAILED, error_tail(row, codes.BATCH_FAILED, message))
 
 
-def _read(join: Join, submission: Submission, bench: Workbench, report: Report) -> None:
+def _read(join: Join, submission: Submission, bench: Workbench) -> None:
     """Read every result file, then judge the rows that no line spoke of."""
-    progress = ProgressReports(report, bench, len(join.rows), "records")
     is_complete, broken_before = True, join.broken
     decode = bench.data.decode
     for name in submission.files:
@@ -203,8 +200,6 @@ def _read(join: Join, submission: Submission, bench: Workbench, report: Report) 
                 if not line:
                     continue
                 join.add(line, decode(line))
-                if not join.seen & _PROGRESS_MASK:
-                    progress.at(join.seen)
         except Permanent as gone:
             if gone.reason != codes.ANSWER_LOST:
                 raise

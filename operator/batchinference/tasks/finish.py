@@ -32,7 +32,7 @@ from batchinference.tasks.layout import Layout, layout
 from batchinference.tasks.manifest import MANIFEST_SCHEMA, where_results_are
 from batchinference.tasks.merge import Known, known_rows
 from batchinference.tasks.stage import StageEnd
-from batchinference.tasks.workbench import ProgressReports, Report, Workbench
+from batchinference.tasks.workbench import Workbench
 
 _FLUSH_BYTES = 1 << 20
 
@@ -49,7 +49,7 @@ _BRACE = 0x7B
 _BEST_FIRST = (ANSWERED, FAILED, LOST)
 
 
-def finish(run: Run, bench: Workbench, report: Report) -> Finished:
+def finish(run: Run, bench: Workbench) -> Finished:
     """Write the results.
 
     Raises:
@@ -69,7 +69,7 @@ def finish(run: Run, bench: Workbench, report: Report) -> Finished:
     results = _Parts(bench.output, "results", bench.part_bytes)
     errors = _Parts(bench.output, "errors", bench.part_bytes)
     try:
-        counts = _write_rows(run, bench, where, end, results, errors, report)
+        counts = _write_rows(run, bench, where, end, results, errors)
         result_parts, error_parts = results.close(), errors.close()
     except BaseException:
         results.abort()
@@ -97,10 +97,8 @@ def _write_rows(
     end: StageEnd,
     results: _Parts,
     errors: _Parts,
-    report: Report,
 ) -> Counter[str]:
     """Every row of the table with what is known of it; how many came to what."""
-    progress = ProgressReports(report, bench, end.rows, "records")
     tag = run.tag.encode()
     counts: Counter[str] = Counter()
     doubled = frozenset(shard.index for shard in run.shards if shard.is_doubled)
@@ -125,7 +123,6 @@ def _write_rows(
             if count is not _COMPLETED:
                 errors.write(line)
         row += 1
-        progress.at(row)
     if following is not None or row != end.rows:
         extra = f" and row {following.row} is more than that" if following else ""
         raise _wrong(f"the row table has {row} rows of {end.rows}{extra}")

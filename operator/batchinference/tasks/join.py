@@ -52,7 +52,7 @@ class Join:
         self._spoken = bytearray(len(rows))
         self._offsets = array("Q", bytes(8 * len(rows)))
         self._lengths = array("Q", bytes(8 * len(rows)))
-        self.seen = self.foreign = self.duplicates = self.broken = 0
+        self.foreign = self.duplicates = self.broken = 0
         self.input_tokens = self.output_tokens = 0
 
     def begin_batch(self) -> None:
@@ -70,7 +70,6 @@ class Join:
         if row is None or at < 0:
             self.foreign += 1
             return
-        self.seen += 1
         if not found.error_code:
             tail = answer_tail(row, found.status_code, found.request_id, found.body)
             if not _is_legible(tail):
@@ -90,7 +89,6 @@ class Join:
         if row is None or self._position(row) < 0:
             self.broken += 1
             return
-        self.seen += 1
         self._lose(row)
 
     def _lose(self, row: int) -> None:

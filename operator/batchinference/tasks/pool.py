@@ -22,7 +22,7 @@ from batchinference.tasks import spool
 from batchinference.tasks.layout import Layout, layout
 from batchinference.tasks.merge import rows_answered_late, unbilled_rows
 from batchinference.tasks.shard_files import Piece, ShardBuilder, TooManyShards
-from batchinference.tasks.workbench import ProgressReports, Report, Workbench
+from batchinference.tasks.workbench import Workbench
 
 _PIECE_RECORDS = 1_000
 _PIECE_BYTES = 1 << 20
@@ -34,7 +34,7 @@ class _Record(NamedTuple):
     tokens: int
 
 
-def pool(run: Run, sources: tuple[int, ...], bench: Workbench, report: Report) -> Pooled:
+def pool(run: Run, sources: tuple[int, ...], bench: Workbench) -> Pooled:
     """Make the new shards of the sources' unbilled records.
 
     A last shard that can't be brought to the provider's minimum is left out, and so is what would
@@ -49,7 +49,6 @@ def pool(run: Run, sources: tuple[int, ...], bench: Workbench, report: Report) -
         return Pooled((), sources, late)
     made: list[Shard] = []
     attempt = max(shard.attempt for shard in shards) + 1
-    progress = ProgressReports(report, bench, total, "records")
 
     def finished(shard: Shard, cursor: Cursor | None) -> None:
         del cursor
@@ -70,12 +69,9 @@ def pool(run: Run, sources: tuple[int, ...], bench: Workbench, report: Report) -
         ) as builder,
     ):
         records = heapq.merge(*(_records(s, bench.staging, where, answered) for s in shards))
-        done = 0
         with suppress(TooManyShards):
             for piece in _pieces(records):
                 builder.add(piece)
-                done += len(piece.rows)
-                progress.at(done)
         builder.finish(None)
     return Pooled(tuple(made), sources, late)
 

@@ -95,11 +95,11 @@ def _perform(task: Task, bench: Workbench, report: Report) -> TaskResult:
             assert task.ordinal is not None
             return upload(run, _shard(task), task.ordinal, bench)
         case TaskKind.COLLECT:
-            return collect(run, _shard(task), bench, report)
+            return collect(run, _shard(task), bench)
         case TaskKind.POOL:
-            return pool(run, task.sources, bench, report)
+            return pool(run, task.sources, bench)
         case TaskKind.FINISH:
-            return finish(run, bench, report)
+            return finish(run, bench)
         case TaskKind.CLEAN:
             return clean(run, bench)
         case TaskKind.RELEASE:

@@ -39,7 +39,7 @@ from batchinference.tasks.encoder import Encoder
 from batchinference.tasks.layout import layout
 from batchinference.tasks.shard_files import Piece, ShardBuilder, TooManyShards
 from batchinference.tasks.sources import snapshot
-from batchinference.tasks.workbench import ProgressReports, Report, Workbench
+from batchinference.tasks.workbench import Report, Workbench
 
 FIRST_BAD = 10
 _SLACK_BYTES = 64 << 10
@@ -130,7 +130,6 @@ class _Pass:
     def _make(self) -> StageDone:
         cursor = self._resumed()
         state = self._state
-        progress = ProgressReports(self._report, self._bench, self._snapshot.size, "bytes")
         before = sum(info.size for info in self._objects[: cursor.object_index])
         for number in range(cursor.object_index, len(self._objects)):
             info = self._objects[number]
@@ -143,7 +142,6 @@ class _Pass:
                     self._builder.add(self._piece(block, number, info))
                 except TooManyShards:
                     raise self._too_large(before + block.offset) from None
-                progress.at(before + block.offset)
             before += info.size
         if snapshot(self._bench.source.objects()).fingerprint != self._snapshot.fingerprint:
             raise SourceChanged(f"{self._snapshot.source} changed while it was read")

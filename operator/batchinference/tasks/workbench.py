@@ -1,23 +1,20 @@
-"""What a task is given to work with: ports, a folder for spool files, a clock. No policy.
+"""What a task is given to work with: ports, a folder for spool files. No policy.
 
 The composition root builds one per task from the task's connections.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from batchinference.model.work import Progress, TaskReport
+from batchinference.model.work import TaskReport
 from batchinference.ports import BatchData, ObjectInfo, ObjectStore, ResultPlace
 
 PART_BYTES = 256 << 20
 """Size at which a part of the results is closed; whole lines, so a part may be a line above it."""
-
-REPORT_EVERY_S = 1.0
 
 
 class InputSource(Protocol):
@@ -42,7 +39,6 @@ class Workbench:
     Attributes:
         spool: a folder on local disk for the bytes of a shard or two.
         part_bytes: see `PART_BYTES`; small where the output place is made of small objects.
-        monotonic: seconds, for the rate of progress reports alone.
     """
 
     source: InputSource
@@ -51,25 +47,6 @@ class Workbench:
     data: BatchData
     spool: Path
     part_bytes: int = PART_BYTES
-    monotonic: Callable[[], float] = time.monotonic
 
 
 Report = Callable[[TaskReport], None]
-
-
-class ProgressReports:
-    """Reports progress at most once a second."""
-
-    def __init__(self, report: Report, bench: Workbench, total: int, unit: str) -> None:
-        self._report = report
-        self._monotonic = bench.monotonic
-        self._total = total
-        self._unit = unit
-        self._next = bench.monotonic() + REPORT_EVERY_S
-
-    def at(self, done: int) -> None:
-        """Say how far it is, if it is time to."""
-        now = self._monotonic()
-        if now >= self._next:
-            self._next = now + REPORT_EVERY_S
-            self._report(Progress(done, self._total, self._unit))

@@ -12,15 +12,17 @@ from pathlib import Path
 
 from batchinference.app.worker import serve
 from batchinference.errors import Stalled, Waiting
-from batchinference.model.staging import InputSnapshot
-from batchinference.model.work import Admitted, Progress, Task, TaskReport, TaskResult
+from batchinference.model.run import Shard, ShardState
+from batchinference.model.staging import Cursor, InputSnapshot
+from batchinference.model.work import Admitted, Checkpoint, Task, TaskReport, TaskResult
 
 
 def perform(task: Task, spool: Path, report: Callable[[TaskReport], None]) -> TaskResult:
     work = json.loads(task.inline or "{}")
     if "report" in work:
         for number in range(work["report"]):
-            report(Progress(number, work["report"]))
+            shard = Shard(number, ShardState.STAGED, 1, number, number, 9, 1, "0" * 64)
+            report(Checkpoint(shard, Cursor(0, 9 * number, number, number, 0)))
     if "print" in work:
         print(work["print"], flush=True)
         os.write(1, b"and past Python\n")

@@ -22,8 +22,8 @@ from batchinference.model.run import RunPhase
 from batchinference.model.staging import InputSnapshot
 from batchinference.model.work import (
     Admitted,
+    Checkpoint,
     FaultKind,
-    Progress,
     Task,
     TaskFault,
     TaskKind,
@@ -52,10 +52,10 @@ class Listener:
         self.news.set()
 
     def results(self) -> dict[str, TaskResult]:
-        return {name: said for name, said in self.heard if not isinstance(said, Progress)}
+        return {name: said for name, said in self.heard if not isinstance(said, Checkpoint)}
 
     def order(self) -> list[str]:
-        return [name for name, said in self.heard if not isinstance(said, Progress)]
+        return [name for name, said in self.heard if not isinstance(said, Checkpoint)]
 
     async def until(self, condition: Callable[[], bool]) -> None:
         async with asyncio.timeout(20):
@@ -124,7 +124,8 @@ async def test_a_task_is_performed_and_its_reports_come_before_its_result(
     pool.start(asked, listener)
     assert isinstance(await listener.result_of(asked), Admitted)
     said = [said for _, said in listener.heard]
-    assert said[:3] == [Progress(0, 3), Progress(1, 3), Progress(2, 3)]
+    reports = [one for one in said[:3] if isinstance(one, Checkpoint)]
+    assert [(one.shard.index, one.cursor.offset) for one in reports] == [(0, 0), (1, 9), (2, 18)]
     assert len(said) == 4
 
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from batchinference.model.batch import Limits
 from batchinference.model.status import Reason
-from batchinference.model.work import Checkpoint, FaultKind, StageDone, TaskFault, TaskKind
+from batchinference.model.work import FaultKind, StageDone, TaskFault, TaskKind
 from batchinference.records import codes
 from batchinference.records.index import entries
 from batchinference.records.refusal import UnsupportedRequest
@@ -421,24 +421,6 @@ def test_a_defect_tells_its_place_and_no_contents(tmp_path: Path) -> None:
     assert result.kind is FaultKind.RETRY
     assert "KeyError" in result.message
     assert "SECRET" not in result.message
-
-
-def test_progress_is_told_at_most_once_a_second(tmp_path: Path) -> None:
-    found = desk(tmp_path, store=MemoryStore(200))
-    found.put_input(jsonl(request(f"t{n}") for n in range(100)))
-    now = 0.0
-
-    def tick() -> float:
-        nonlocal now
-        now += 0.1
-        return now
-
-    bench = replace(found.bench(), monotonic=tick)
-    from batchinference.tasks.stage import stage
-
-    stage(found.run, bench, found.hear)
-    told = [r for r in found.reports if not isinstance(r, Checkpoint)]
-    assert 3 <= len(told) <= now
 
 
 # ---------------------------------------------------------------- sources
