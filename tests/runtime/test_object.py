@@ -11,6 +11,7 @@ import pytest
 from batchinference.core.begin import key_of
 from batchinference.model.codec import encode
 from batchinference.model.job import parse_job
+from batchinference.runtime import effects
 from batchinference.runtime.store import FINALIZER
 from builders import digest, job, run_of
 from runtime.house import House, play, ref
@@ -371,5 +372,23 @@ def test_an_object_whose_deletion_was_not_seen_is_not_asked_for_all_the_time() -
         before = house.kube.finalizer_calls
         await house.pass_time(50)
         assert house.kube.finalizer_calls - before < 12
+
+    play(scene)
+
+
+def test_a_defect_of_ours_is_told_as_one_and_heals(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(effects.logger, "disabled", True)  # the traceback is wanted here
+
+    async def scene(house: House) -> None:
+        life = await house.operator()
+
+        def broken(*_task: Any) -> None:
+            raise ZeroDivisionError
+
+        monkeypatch.setattr(life.runner, "start", broken)
+        house.give(job())
+        await house.until(lambda: stalled(house)[0] == "InternalError")
+        monkeypatch.undo()
+        await house.until(lambda: house.state() == "Running")
 
     play(scene)

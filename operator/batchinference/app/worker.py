@@ -21,8 +21,8 @@ from typing import BinaryIO
 
 from batchinference.adapters import task_wire
 from batchinference.errors import Fault, Permanent, Retry, Stalled, Waiting
+from batchinference.model.status import Reason
 from batchinference.model.work import FaultKind, Task, TaskFault, TaskReport, TaskResult
-from batchinference.tasks.run import INTERNAL_ERROR
 from batchinference.telemetry.logs import configure_from_environment
 
 log = logging.getLogger(__name__)
@@ -76,7 +76,7 @@ def _perform(perform: Perform, task: Task, spool: Path, answers: BinaryIO) -> Ta
         log.error("task %s failed with %s\n%s", task.id, type(fault).__name__, frames)  # noqa: TRY400
         return TaskFault(
             FaultKind.RETRY,
-            INTERNAL_ERROR,
+            Reason.INTERNAL_ERROR,
             f"{task.kind} failed with {type(fault).__name__}; see the worker's log",
         )
 

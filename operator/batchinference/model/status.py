@@ -101,6 +101,13 @@ class Reason:
     QUOTA_WAIT = "QuotaWait"
     WORKER_LOST = "WorkerLost"
     DISK_FULL = "DiskFull"
+    STORAGE_UNAVAILABLE = "StorageUnavailable"
+    OBJECT_CHANGING = "ObjectChanging"
+    API_SERVER_UNAVAILABLE = "APIServerUnavailable"
+    API_SERVER_REFUSED = "APIServerRefused"
+    # a defect of ours
+    INTERNAL_ERROR = "InternalError"
+    RESULTS_INCONSISTENT = "ResultsInconsistent"
     # provider objects
     READY = "Ready"
 

@@ -146,9 +146,7 @@ class Effects:
         except Exception:  # a bug must not leave the effect "under way" for ever
             logger.exception("Effect %s of run %s failed", effect.id, entry.key)
             text = "Internal error; the operator's log has the details"
-            outcome = EffectFailed(
-                effect, TaskFault(FaultKind.RETRY, Reason.PROVIDER_UNAVAILABLE, text)
-            )
+            outcome = EffectFailed(effect, TaskFault(FaultKind.RETRY, Reason.INTERNAL_ERROR, text))
         if not isinstance(effect, StartTask) or outcome is not None:
             self._done(entry, effect.id, outcome)
 

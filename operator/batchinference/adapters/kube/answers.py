@@ -11,7 +11,7 @@ from typing import Any
 from batchinference.errors import Fault, Permanent, Retry, Stalled
 from batchinference.model.status import Reason
 
-UNAVAILABLE = "APIServerUnavailable"
+UNAVAILABLE = Reason.API_SERVER_UNAVAILABLE
 """Reason of a passing failure of the API server; never in a condition, it could not be written."""
 
 
@@ -75,7 +75,7 @@ class Refusal(Exception):
                 f"The API server denied {self.what}: {self.message}. Check the operator's RBAC.",
             )
         if self.code in {400, 405, 413, 415, 422}:
-            return Permanent("APIServerRefused", f"{self.what} was refused: {self.message}")
+            return Permanent(Reason.API_SERVER_REFUSED, f"{self.what} was refused: {self.message}")
         # 401 too: tokens rotate, the next call reads the new one.
         return Retry(
             UNAVAILABLE,

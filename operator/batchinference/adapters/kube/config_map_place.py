@@ -89,7 +89,7 @@ class ConfigMapPlace:
             if found is not None:
                 mine = _is_of(found, claim) and not _has_manifest(found)
                 return None if mine else self._holder(found)
-        raise Retry("ObjectChanging", f"{self.uri} is created and deleted by others")
+        raise Retry(Reason.OBJECT_CHANGING, f"{self.uri} is created and deleted by others")
 
     def holds(self, claim: Claim) -> bool:
         """See `ports.ResultPlace.holds`."""
@@ -107,7 +107,7 @@ class ConfigMapPlace:
             version = found["resourceVersion"]
             if self._config_maps.delete(self._where.namespace, self._where.name, version=version):
                 return
-        raise Retry("ObjectChanging", f"{self.uri} is being changed by others")
+        raise Retry(Reason.OBJECT_CHANGING, f"{self.uri} is being changed by others")
 
     def replace(self, claim: Claim, holder: Holder) -> bool:
         """See `ports.Replaceable`. Its continuations go first, the manifest with the claim: nobody
@@ -128,7 +128,7 @@ class ConfigMapPlace:
             taken["metadata"]["resourceVersion"] = found["metadata"]["resourceVersion"]
             if self._config_maps.replace(self._where.namespace, taken) is not None:
                 return True
-        raise Retry("ObjectChanging", f"{self.uri} is being changed by others")
+        raise Retry(Reason.OBJECT_CHANGING, f"{self.uri} is being changed by others")
 
     # ------------------------------------------------------------ the results
 
@@ -248,7 +248,9 @@ class ConfigMapPlace:
             change(found)
             if self._config_maps.replace(namespace, found) is not None:
                 return
-        raise Retry("ObjectChanging", f"ConfigMap {namespace}/{name} is being changed by others")
+        raise Retry(
+            Reason.OBJECT_CHANGING, f"ConfigMap {namespace}/{name} is being changed by others"
+        )
 
     def _delete_from(self, number: int, claim: Claim) -> None:
         """Delete our continuations from that number on."""

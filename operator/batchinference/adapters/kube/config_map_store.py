@@ -28,6 +28,7 @@ from batchinference.adapters.kube.names import (
     STAGING_LABEL,
 )
 from batchinference.errors import BatchInferenceError, Permanent, Retry
+from batchinference.model.status import Reason
 from batchinference.ports import ObjectInfo, SourceChanged
 
 _CHUNK = 1 << 20
@@ -99,7 +100,7 @@ class ConfigMapStore:
                 raise Permanent("ObjectTooLarge", f"{uri} has {size} bytes, {limit} were expected")
             with suppress(SourceChanged):  # replaced while it was read
                 return b"".join(self._unpacked(where, found))
-        raise Retry("ObjectChanging", f"{uri} changed {_TRIES} times while it was read")
+        raise Retry(Reason.OBJECT_CHANGING, f"{uri} changed {_TRIES} times while it was read")
 
     def put(self, uri: str, data: bytes, *, only_if_absent: bool = False) -> bool:
         """See `ports.ObjectStore.put`."""
@@ -213,7 +214,7 @@ class ConfigMapWriter:
                     self._config_maps.delete(namespace, piece)
                 return True
             del manifest["metadata"]["resourceVersion"]
-        raise Retry("ObjectChanging", f"{self._where} is being written by others")
+        raise Retry(Reason.OBJECT_CHANGING, f"{self._where} is being written by others")
 
     def abort(self) -> None:
         """See `ports.ObjectWriter.abort`."""
@@ -227,7 +228,7 @@ class ConfigMapWriter:
         manifest = _manifest(self._where, name, bytes(self._buffer[:PIECE]), None)
         self._pieces.append(name)
         if self._config_maps.create(self._where.namespace, manifest) is None:
-            raise Retry("ObjectChanging", f"ConfigMap {name} exists already")
+            raise Retry(Reason.OBJECT_CHANGING, f"ConfigMap {name} exists already")
         del self._buffer[:PIECE]
 
 

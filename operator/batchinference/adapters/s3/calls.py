@@ -10,7 +10,7 @@ from typing import Any
 import boto3
 
 from batchinference.adapters.pace import Pace
-from batchinference.adapters.s3.faults import UNAVAILABLE
+from batchinference.model.status import Reason
 
 _SERVER_S = 900.0
 _AT_THE_SERVER = {"CopyObject", "UploadPartCopy", "CompleteMultipartUpload"}
@@ -31,7 +31,7 @@ def keep_pace(session: boto3.Session, pace: Pace) -> None:
             plain: Any = super()
             return pace.call(
                 f"{operation} of {where}",
-                UNAVAILABLE,
+                Reason.STORAGE_UNAVAILABLE,
                 lambda: plain._make_api_call(operation, request),  # noqa: SLF001 - see the module
                 size,
             )

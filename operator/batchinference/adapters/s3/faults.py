@@ -14,9 +14,6 @@ from batchinference.adapters import aws as cloud
 from batchinference.errors import Retry, Stalled
 from batchinference.model.status import Reason
 
-UNAVAILABLE = "StorageUnavailable"
-"""Reason of passing failures of the store."""
-
 WHERE = "spec.storage.s3"
 """The provider's field that says how to reach the store."""
 
@@ -70,7 +67,9 @@ def refuse(error: Exception, doing: str, uri: str) -> NoReturn:
         ) from error
     if cloud.code_of(error) == "InvalidBucketName":
         raise Stalled(Reason.INVALID_SPEC, f"{uri} names no valid bucket.") from error
-    raise cloud.fault(error, f"{doing} {uri}", passing=UNAVAILABLE, where=WHERE) from error
+    raise cloud.fault(
+        error, f"{doing} {uri}", passing=Reason.STORAGE_UNAVAILABLE, where=WHERE
+    ) from error
 
 
 def refuse_one(doing: str, uri: str, code: str) -> NoReturn:
@@ -80,4 +79,4 @@ def refuse_one(doing: str, uri: str, code: str) -> NoReturn:
             Reason.ACCESS_DENIED,
             f"Not allowed to {doing} {uri}; grant it to the credentials of `{WHERE}`.",
         )
-    raise Retry(UNAVAILABLE, f"Could not {doing} {uri}: {code}.")
+    raise Retry(Reason.STORAGE_UNAVAILABLE, f"Could not {doing} {uri}: {code}.")

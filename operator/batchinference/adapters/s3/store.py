@@ -22,7 +22,6 @@ from batchinference.adapters.s3.faults import (
     BROKEN,
     CHANGED,
     RACING,
-    UNAVAILABLE,
     WHERE,
     is_missing,
     refuse,
@@ -166,7 +165,7 @@ class S3Store:
     def read(self, info: ObjectInfo, start: int = 0) -> Iterator[bytes]:
         """See `ports.ObjectStore.read`."""
         position, failures = start, 0
-        transfer = Transfer(self._pace, f"Reading {info.uri}", UNAVAILABLE)
+        transfer = Transfer(self._pace, f"Reading {info.uri}", Reason.STORAGE_UNAVAILABLE)
         while position < info.size:
             body = self._open(info, position)["Body"]
             try:
@@ -189,7 +188,7 @@ class S3Store:
                 failures += 1
                 if failures >= READ_ATTEMPTS:
                     raise Retry(
-                        UNAVAILABLE,
+                        Reason.STORAGE_UNAVAILABLE,
                         f"Reading {info.uri} broke off at byte {position} of {info.size}, "
                         f"{failures} times in a row.",
                     ) from cause
@@ -235,10 +234,14 @@ class S3Store:
                     )
                 try:
                     size = found["ContentLength"]
-                    return self._pace.call(f"Reading {uri}", UNAVAILABLE, body.read, size)
+                    return self._pace.call(
+                        f"Reading {uri}", Reason.STORAGE_UNAVAILABLE, body.read, size
+                    )
                 except BROKEN as error:
                     if attempt == READ_ATTEMPTS:
-                        raise Retry(UNAVAILABLE, f"Reading {uri} broke off.") from error
+                        raise Retry(
+                            Reason.STORAGE_UNAVAILABLE, f"Reading {uri} broke off."
+                        ) from error
             self._sleep(min(8.0, 0.25 * 2**attempt))
         raise AssertionError("the loop returns or raises")
 
@@ -259,7 +262,9 @@ class S3Store:
                 return False
             if cloud.code_of(error) in RACING:
                 raise Retry(
-                    UNAVAILABLE, f"Another writer is at {uri} at this moment.", after_s=1
+                    Reason.STORAGE_UNAVAILABLE,
+                    f"Another writer is at {uri} at this moment.",
+                    after_s=1,
                 ) from error
             refuse(error, "write", uri)
         return True
