@@ -160,7 +160,7 @@ def _verdict(
 
 def _wrong(what: str) -> Permanent:
     return Permanent(
-        "ResultsInconsistent",
+        Reason.RESULTS_INCONSISTENT,
         f"The results of the run don't add up: {what}. No manifest was written, and the answers "
         "are kept in staging; this is a defect of the operator, please report it",
     )

@@ -30,8 +30,6 @@ from batchinference.tasks.workbench import Report, Workbench
 
 _log = logging.getLogger(__name__)
 
-INTERNAL_ERROR = "InternalError"
-
 _KINDS = {
     Stalled: FaultKind.STALLED,
     Waiting: FaultKind.WAITING,
@@ -118,4 +116,4 @@ def _unexpected(error: Exception) -> TaskFault:
     name = type(error).__name__
     # Frames only: the text of an exception may quote a record.
     _log.error("task failed with %s\n%s", name, "".join(traceback.format_tb(error.__traceback__)))
-    return TaskFault(FaultKind.RETRY, INTERNAL_ERROR, f"{name}{place}; see the worker's log")
+    return TaskFault(FaultKind.RETRY, Reason.INTERNAL_ERROR, f"{name}{place}; see the worker's log")
