@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from batchinference.core.outcomes import BatchMissing, BatchSeen, Outcome
-from batchinference.errors import Retry
+from batchinference.errors import Retry, Stalled
 from batchinference.model.batch import SubmissionID
 from batchinference.model.run import RunPhase, ShardState, SubmissionState
 from batchinference.runtime import listing
@@ -44,7 +44,7 @@ class Post:
         self.server = ProviderServer("acme", Habits(**{"work_s": 86400.0, **habits}))
         self.entries: dict[str, Entry] = {}
         self.told: list[tuple[str, Outcome]] = []
-        kube = FakeKube()
+        self.kube = kube = FakeKube()
         kube.secrets["ml", "openai"] = {"api-key": "secret"}
         kube.secrets["ml", "aws"] = {"AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "secret"}
         factory = FakeFactory({"https://openai.test/v1": self.server}, World(clock=Later()))
@@ -115,6 +115,24 @@ async def test_what_was_given_up_is_looked_for_by_listing_also_with_nothing_live
     late = post.batch(entry, 0)
     await post.ask()
     assert post.seen() == [(entry.key, late)]
+
+
+@pytest.mark.parametrize("reason", ["CredentialsRejected", "AccessDenied"])
+async def test_secrets_are_read_again_when_polling_is_refused(
+    post: Post, monkeypatch: pytest.MonkeyPatch, reason: str
+) -> None:
+    entry = post.run("a", batches=1)
+    assert entry.run is not None
+    connected = await post.clients.of_run(entry.run.provider)
+
+    async def refused(_batch_id: str) -> None:
+        raise Stalled(reason, "not with this key")
+
+    monkeypatch.setattr(connected.client, "get", refused)
+    post.kube.secrets["ml", "openai"] = {"api-key": "mended"}
+    with pytest.raises(Stalled, match=reason):
+        await post.ask()
+    assert await post.ask() == {"get": 1}
 
 
 async def test_a_run_that_is_over_looks_for_nothing(post: Post) -> None:

@@ -71,9 +71,16 @@ class Clients:
         except TimeoutError:
             raise Retry(Reason.ENDPOINT_UNREACHABLE, no_answer(settings, self._timeout_s)) from None
         except Stalled as fault:
-            if fault.reason in {Reason.CREDENTIALS_REJECTED, Reason.ACCESS_DENIED}:
-                self.reject(namespace, settings)
+            self.heard(fault.reason, namespace, settings)
             raise
+
+    def heard(self, reason: str, namespace: str, settings: Mapping[str, Any]) -> None:
+        """A call failed for that reason: where it may be the credentials, take them for rejected.
+
+        A key of too few rights is refused as one that is wrong, and is mended in the same way.
+        """
+        if reason in {Reason.CREDENTIALS_REJECTED, Reason.ACCESS_DENIED}:
+            self.reject(namespace, settings)
 
     def reject(self, namespace: str, settings: Mapping[str, Any]) -> None:
         """These credentials were rejected: read the Secrets again before the next call."""

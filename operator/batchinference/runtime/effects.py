@@ -132,7 +132,7 @@ class Effects:
         try:
             outcome = await self._do(entry, effect, decided_at)
         except Fault as fault:
-            self._forget_rejected(entry, fault.reason)
+            self._heard(entry, fault.reason)
             outcome = EffectFailed(effect, as_value(fault))
         except Superseded:
             fault_value = TaskFault(FaultKind.RETRY, Reason.PENDING, "Changed meanwhile", 0.2)
@@ -150,11 +150,10 @@ class Effects:
         if not isinstance(effect, StartTask) or outcome is not None:
             self._done(entry, effect.id, outcome)
 
-    def _forget_rejected(self, entry: Entry, reason: str) -> None:
-        """Credentials that were rejected are read again before the next try."""
-        if reason in {Reason.CREDENTIALS_REJECTED, Reason.ACCESS_DENIED} and entry.run is not None:
+    def _heard(self, entry: Entry, reason: str) -> None:
+        if entry.run is not None:
             pin = entry.run.provider
-            self._clients.reject(pin.secrets_namespace, pin.settings)
+            self._clients.heard(reason, pin.secrets_namespace, pin.settings)
 
     async def _do(self, entry: Entry, effect: Effect, decided_at: float) -> Outcome | None:
         run = entry.run
@@ -232,7 +231,7 @@ class Effects:
         if entry is None:
             return
         if isinstance(result, TaskFault):
-            self._forget_rejected(entry, result.reason)
+            self._heard(entry, result.reason)
         effect = StartTask(task.kind, task.shard, task.ordinal)
         name = type(result).__name__ if not isinstance(result, TaskFault) else result.reason
         self._metrics.count("tasks_total", kind=task.kind, outcome=name)
@@ -279,8 +278,8 @@ class Effects:
         except TimeoutError:
             return NotSent(Reason.OUTPUT_UNAVAILABLE, "The output place did not answer in time")
         except Fault as fault:
-            if fault.reason in {Reason.CREDENTIALS_REJECTED, Reason.ACCESS_DENIED}:
-                self._clients.reject(run.provider.secrets_namespace, run.provider.settings)
+            pin = run.provider
+            self._clients.heard(fault.reason, pin.secrets_namespace, pin.settings)
             return NotSent(fault.reason, fault.message)
         if not held:
             text = (

@@ -82,8 +82,7 @@ class Following:
             except Fault as fault:
                 # The others of the account may have credentials that work.
                 failed = fault
-                if fault.reason == Reason.CREDENTIALS_REJECTED:
-                    self._reject(group)
+                self._heard(group, fault.reason)
         if failed is not None:
             raise failed
 
@@ -104,11 +103,11 @@ class Following:
             group.since = min([group.since, *(made.claimed_at for made in (*live, *missing))])
         return groups
 
-    def _reject(self, group: _Group) -> None:
+    def _heard(self, group: _Group, reason: str) -> None:
         for entry in group.live.values():
             if entry.run is not None:
                 pin = entry.run.provider
-                self._clients.reject(pin.secrets_namespace, pin.settings)
+                self._clients.heard(reason, pin.secrets_namespace, pin.settings)
                 return
 
     async def _ask(self, group: _Group) -> None:
