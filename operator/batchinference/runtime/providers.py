@@ -10,12 +10,13 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Protocol
 
 from batchinference.clock import Clock
 from batchinference.core.problem import Problem, not_implemented
-from batchinference.errors import Fault, InvalidObject, Stalled, Superseded
-from batchinference.model.codec import decode, encode
+from batchinference.core.view import conditions_in
+from batchinference.errors import Fault, Stalled, Superseded
+from batchinference.model.codec import encode
 from batchinference.model.job import BatchInferenceJob
 from batchinference.model.metadata import ObjectMeta
 from batchinference.model.provider import InferenceProvider, ProviderStatus, not_implemented_fields
@@ -43,7 +44,7 @@ class Numbers:
     enqueued_tokens: int = 0
 
 
-class Census(Protocol):
+class AccountNumbers(Protocol):
     """Who counts what an account has under way."""
 
     def numbers(self, account: str) -> Numbers:
@@ -76,7 +77,7 @@ class Providers:
         clients: Clients,
         kube: Kube,
         writer: StatusWriter,
-        census: Census,
+        numbers: AccountNumbers,
         clock: Clock,
         settings: RuntimeSettings,
         namespace: str,
@@ -86,7 +87,7 @@ class Providers:
         self._clients = clients
         self._kube = kube
         self._writer = writer
-        self._census = census
+        self._numbers = numbers
         self._clock = clock
         self._settings = settings
         self._namespace = namespace
@@ -168,7 +169,7 @@ class Providers:
 
     async def _write(self, provider: InferenceProvider, trial: Trial) -> bool:
         """Show the trial; False when it has to be tried again soon."""
-        numbers = self._census.numbers(trial.account)
+        numbers = self._numbers.numbers(trial.account)
         problem = trial.problem
         condition = Condition(
             type="Ready",
@@ -180,7 +181,7 @@ class Providers:
         )
         status = ProviderStatus(
             observed_generation=provider.metadata.generation,
-            conditions=(settled(condition, _ready(provider.status)),),
+            conditions=(settled(condition, conditions_in(provider.status).get("Ready")),),
             active_batches=numbers.active_batches,
             queued_shards=numbers.queued_shards,
             enqueued_tokens=str(numbers.enqueued_tokens),
@@ -264,15 +265,6 @@ class Providers:
             account=trial.account,
         )
         return seen.provider, pin
-
-
-def _ready(status: Any) -> Condition | None:
-    for entry in status.get("conditions") or []:
-        try:
-            return decode(Condition, entry, ignore_unknown=True)
-        except InvalidObject:
-            return None
-    return None
 
 
 def _identity(provider: InferenceProvider) -> str:

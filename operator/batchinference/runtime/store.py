@@ -222,7 +222,7 @@ class Store:
         seen = {**self._jobs, **strays}
         return [job for uid, job in seen.items() if self._listed[uid] < self._listing]
 
-    def is_gone(self, uid: str) -> set[str]:
+    def forget_gone(self, uid: str) -> set[str]:
         """The object is not there any more; returns the queue keys that it concerns."""
         self._deleted.add(uid)
         return self._forget(uid)

@@ -92,7 +92,7 @@ class Sweeper:
             gone = [ref for ref in gone if ref not in counted]
         for ref in gone:
             logger.warning("%s/%s is gone: its run is ended", ref.namespace, ref.name)
-            for key in self._store.is_gone(ref.uid):
+            for key in self._store.forget_gone(ref.uid):
                 self._look(key)
         for key, entry in self._entries.items():
             if entry.run is not None and any(ref.uid == entry.run.owner.uid for ref in gone):
