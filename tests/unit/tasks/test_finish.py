@@ -14,13 +14,15 @@ from hypothesis import strategies as st
 
 from batchinference.core.keys import submission_id
 from batchinference.errors import Stalled
-from batchinference.model.batch import BatchState
-from batchinference.model.run import Shard, ShardState
+from batchinference.model.batch import BatchState, SubmissionID
+from batchinference.model.run import Run, Shard, ShardState
 from batchinference.model.status import Reason
 from batchinference.model.work import Cleaned, FaultKind, TaskFault, TaskKind, Uploaded
+from batchinference.ports import ObjectStore
 from batchinference.records import codes
 from batchinference.tasks.admit import claim_of
 from batchinference.tasks.places import PrefixPlace
+from fakes.data import BodyData
 from fakes.stores import Crash
 from unit.tasks.desk import (
     OUTPUT,
@@ -465,6 +467,30 @@ def test_an_upload_belongs_to_one_ordinal_and_one_content(tmp_path: Path) -> Non
     assert submission == submission_id(found.run, found.run.shards[1], 3), "as its batch is named"
     digest = hashlib.sha256(found.store.objects[uri]).hexdigest()
     assert digest.startswith(submission.content_hash)
+
+
+def test_a_shard_that_another_operator_staged_over_is_not_sent(tmp_path: Path) -> None:
+    found = staged(tmp_path, rows=4)
+    late = Desk(tmp_path, make_run(limits(4)), store=found.store)
+    late.put_input(jsonl(request(f"new{n}", "NEW") for n in range(4)))
+    late.stage()
+    assert late.run.shards[0].sha256 != found.run.shards[0].sha256
+    result = fault(found.perform(TaskKind.UPLOAD, shard=0, ordinal=1))
+    assert (result.kind, result.reason) == (FaultKind.STALLED, Reason.STAGING_UNAVAILABLE)
+    assert f"{STAGING}shards/00000.jsonl" in result.message
+    assert found.data.uploads == []  # type: ignore[attr-defined]
+
+
+def test_no_batch_is_made_of_a_shard_that_is_staged_over_while_it_is_sent(tmp_path: Path) -> None:
+    class Overtaken(BodyData):
+        def upload(self, staging: ObjectStore, uri: str, run: Run, submission: SubmissionID) -> str:
+            staging.put(uri, b"other prompts")
+            return super().upload(staging, uri, run, submission)
+
+    found = staged(tmp_path)
+    found.data = Overtaken()
+    result = fault(found.perform(TaskKind.UPLOAD, shard=0, ordinal=1))
+    assert (result.kind, result.reason) == (FaultKind.RETRY, Reason.STAGING_UNAVAILABLE)
 
 
 def test_cleaning_leaves_the_results_alone_and_can_be_done_twice(tmp_path: Path) -> None:
