@@ -106,6 +106,8 @@ def _task_done(run: Run, notes: Notes, done: TaskDone, setting: Setting) -> tupl
         case StageDone():
             if run.phase is not RunPhase.STAGING or _is_other(run, result.snapshot.fingerprint):
                 return run, notes
+            if sum(s.rows for s in run.shards) + result.staged.bad != result.staged.rows:
+                return run, notes  # checkpoints were lost with a memory: the pass is resumed
             staged = replace(run, staged=result.staged, input=result.snapshot)
             return step_run(staged, RunInput.STAGE) or run, notes
         case Uploaded():

@@ -220,6 +220,14 @@ def test_a_whole_pass_makes_a_running_run() -> None:
     assert fold(run, again) == run, "told twice"
 
 
+def test_a_pass_of_which_a_checkpoint_was_lost_has_not_ended() -> None:
+    staged = Staged(201, 1, 2000, 800)
+    run = fold(staging(), checkpoint(0), done(TaskKind.STAGE, StageDone(staged, SNAPSHOT)))
+    assert run.phase is P.STAGING, "a hundred records are in no shard"
+    again = fold(run, checkpoint(1), done(TaskKind.STAGE, StageDone(staged, SNAPSHOT)))
+    assert again.phase is P.RUNNING
+
+
 def test_the_end_of_a_pass_over_another_input_is_ignored() -> None:
     run = fold(staging(), checkpoint(0))
     other = replace(SNAPSHOT, fingerprint="print-2")
