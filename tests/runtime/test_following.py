@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from batchinference.core.follow import batch_missing
 from batchinference.core.outcomes import BatchMissing, BatchSeen, Outcome
 from batchinference.errors import Retry, Stalled
 from batchinference.model.batch import SubmissionID
@@ -25,6 +26,7 @@ from fakes.kube import FakeKube
 from fakes.provider import FakeFactory
 from fakes.server import Habits, ProviderServer
 from fakes.world import World
+from unit.core.given import setting
 
 GIVEN_UP = replace(submission_of(1, SubmissionState.FENCED), batch_id="", accepted_at=None)
 AT = START + timedelta(minutes=1)
@@ -47,10 +49,12 @@ class Post:
         self.kube = kube = FakeKube()
         kube.secrets["ml", "openai"] = {"api-key": "secret"}
         kube.secrets["ml", "aws"] = {"AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "secret"}
-        factory = FakeFactory({"https://openai.test/v1": self.server}, World(clock=Later()))
+        others = {"https://other.test/v1": ProviderServer("other", Habits())}
+        servers = {"https://openai.test/v1": self.server, **others}
+        factory = FakeFactory(servers, World(clock=Later()))
         self.clients = Clients(factory, Credentials(kube, VirtualClock(), 30.0), 30.0)
         self.following = Following(
-            self.entries, self.clients, lambda *told: self.told.append(told), RuntimeSettings()
+            self.clients, lambda *told: self.told.append(told), RuntimeSettings()
         )
 
     def run(self, name: str, *, given_up: bool = False, batches: int = 0) -> Entry:
@@ -203,3 +207,27 @@ async def test_an_account_that_does_not_answer_is_told_to_the_caller(post: Post)
     post.server.outage = True
     with pytest.raises(Retry):
         await post.ask()
+
+
+async def test_another_server_s_word_on_a_run_is_not_believed(post: Post) -> None:
+    victim = post.run("a", given_up=True)
+    assert victim.run is not None
+    elsewhere = {**victim.run.provider.settings}
+    elsewhere["openAI"] = {**elsewhere["openAI"], "baseURL": "https://other.test/v1"}
+    victim.run = replace(victim.run, provider=replace(victim.run.provider, settings=elsewhere))
+    post.run("b", batches=4)
+    post.batch(victim, 0)
+    await post.ask()
+    assert victim.key not in {key for key, _ in post.seen()}
+
+
+async def test_what_was_denied_is_told_again_once_it_is_seen_unchanged(post: Post) -> None:
+    entry = post.run("a", batches=1)
+    await post.ask()
+    ((key, batch_id),) = post.seen()
+    entry.notes = replace(entry.notes, views={o.view.id: o.view for _, o in post.told})
+    await post.ask()
+    assert len(post.told) == 1, "nothing new"
+    entry.notes = batch_missing(entry.notes, BatchMissing(batch_id), setting())
+    await post.ask()
+    assert post.seen() == [(key, batch_id)] * 2

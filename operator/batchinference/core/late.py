@@ -33,7 +33,7 @@ def submission_of(run: Run, view: BatchView) -> tuple[int, int] | None:
     """
     named = view.submission
     if named is not None:
-        known = named.tag == run.tag and named.shard < len(run.shards)
+        known = named.tag == run.tag and 0 <= named.shard < len(run.shards)
         return (named.shard, named.ordinal) if known else None
     if not view.input_ref:
         return None

@@ -107,7 +107,7 @@ class Accounts:
         metrics: Metrics,
     ) -> None:
         self._entries = entries
-        self._following = Following(entries, clients, deliver, settings)
+        self._following = Following(clients, deliver, settings)
         self._look = look
         self._clock = clock
         self._randomness = randomness

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
+from batchinference.core.follow import following
 from batchinference.core.outcomes import BatchMissing, BatchSeen, Outcome
 from batchinference.errors import Fault, Retry
 from batchinference.model.batch import BatchView
@@ -39,6 +40,8 @@ class _Group:
     """What is looked for with one client.
 
     Attributes:
+        runs: all whose provider this client asks. Another server's word on a batch that says to
+            be of a run is not believed: what batches carry is no secret.
         live: runs by the id of the batch that they wait for.
         since: when the oldest of all that is looked for was claimed, by our own clock: what a
             provider says of a batch's age may be anything.
@@ -46,6 +49,7 @@ class _Group:
     """
 
     connected: Connected
+    runs: list[Entry] = field(default_factory=list)
     live: dict[str, Entry] = field(default_factory=dict)
     since: datetime = _NEVER
     missing: bool = False
@@ -56,12 +60,10 @@ class Following:
 
     def __init__(
         self,
-        entries: Mapping[str, Entry],
         clients: Clients,
         deliver: Deliver,
         settings: RuntimeSettings,
     ) -> None:
-        self._entries = entries
         self._clients = clients
         self._deliver = deliver
         self._settings = settings
@@ -90,25 +92,24 @@ class Following:
         groups: dict[str, _Group] = {}
         for entry in entries:
             live, missing = live_batches(entry), missing_batches(entry)
-            if entry.run is None or not (live or missing):
+            if entry.run is None:
                 continue
             try:
                 connected = await self._clients.of_run(entry.run.provider)
             except Fault as fault:
-                logger.warning("Run %s can't be followed: %s", entry.key, fault.message)
+                if live or missing:
+                    logger.warning("Run %s can't be followed: %s", entry.key, fault.message)
                 continue
             group = groups.setdefault(connected.key, _Group(connected))
+            group.runs.append(entry)
             group.live |= {made.batch_id: entry for made in live}
             group.missing |= bool(missing)
             group.since = min([group.since, *(made.claimed_at for made in (*live, *missing))])
-        return groups
+        return {key: group for key, group in groups.items() if group.live or group.missing}
 
     def _heard(self, group: _Group, reason: str) -> None:
-        for entry in group.live.values():
-            if entry.run is not None:
-                pin = entry.run.provider
-                self._clients.heard(reason, pin.secrets_namespace, pin.settings)
-                return
+        for pin in [entry.run.provider for entry in group.runs[:1] if entry.run]:
+            self._clients.heard(reason, pin.secrets_namespace, pin.settings)
 
     async def _ask(self, group: _Group) -> None:
         client = group.connected.client
@@ -128,7 +129,7 @@ class Following:
     async def _list(self, group: _Group) -> set[str]:
         """Tell what a listing shows; returns the ids of live batches that were on it."""
         client, timeout = group.connected.client, self._settings.call_timeout_s
-        names = _Names(self._entries.values())
+        names = _Names(group.runs)
         seen: set[str] = set()
         appeared: list[tuple[BatchView, Entry]] = []
         try:
@@ -149,9 +150,9 @@ class Following:
         """Tell the run, if it does not know that already.
 
         An end is told again as long as the journal has the batch as live: what was seen of it may
-        have come before the journal knew the batch.
+        have come before the journal knew the batch. So is what was denied the last time.
         """
-        is_news = is_live and view.state.is_over
+        is_news = (is_live and view.state.is_over) or following(view.id) in entry.notes.failures
         if is_news or entry.notes.views.get(view.id) != view:
             self._deliver(entry.key, BatchSeen(view))
 

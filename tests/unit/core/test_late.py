@@ -10,7 +10,13 @@ from batchinference.core.effects import Announce, CancelBatch, LookUp, StartTask
 from batchinference.core.follow import following
 from batchinference.core.notes import Notes
 from batchinference.core.outcomes import BatchSeen, CancelAnswered, LookedUp, TaskDone
-from batchinference.model.batch import BatchFailure, BatchState, CancelOutcome, Traits
+from batchinference.model.batch import (
+    BatchFailure,
+    BatchState,
+    CancelOutcome,
+    SubmissionID,
+    Traits,
+)
 from batchinference.model.run import (
     Cancel,
     CancelWhy,
@@ -449,3 +455,11 @@ def test_a_given_up_ordinal_that_a_look_found_is_followed() -> None:
     run = next_step(fold(run, LookedUp(0, 1, late_view(run)))).run
     assert run.shards[0].state is S.SUBMITTED
     assert not run.shards[0].missing, "it is not looked for any more"
+
+
+def test_a_batch_that_names_no_shard_of_the_run_is_nobody_s() -> None:
+    run = run_with(in_state(S.SUBMITTED))
+    for shard in (-1, 1):
+        named = SubmissionID(run.tag, shard, 1, "hash")
+        view = replace(view_of(run, batch_id="batch-9"), submission=named)
+        assert fold(run, BatchSeen(view)) == run
