@@ -24,7 +24,7 @@ from typing import Any
 
 from openai import OpenAI
 
-from batchinference.core.keys import run_tag
+from batchinference.core.keys import installation_id, run_tag
 from batchinference.sandbox import Control
 from control_plane import ControlPlane
 from stack import BUCKET, OPERATOR_NAMESPACE, RELEASE, ROOT, Stack, wait_for
@@ -137,7 +137,7 @@ def control_plane(jobs: int) -> list[Figure]:
         accepted = _accepted(Control(stack.sandbox["url"]))
         system = stack.get("namespace", "kube-system", "")
         assert system is not None
-    installation = system["metadata"]["uid"]
+    installation = installation_id(system["metadata"]["uid"], OPERATOR_NAMESPACE)
     first, *latencies = (
         accepted[run_tag(installation, job.key)] - _created_at(events, job.name) for job in done
     )

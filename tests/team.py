@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from batchinference.core.keys import run_tag
+from batchinference.core.keys import installation_id, run_tag
 from batchinference.sandbox import Control
 from stack import BUCKET, OPERATOR_NAMESPACE, Stack, wait_for
 
@@ -146,7 +146,8 @@ class Team:
         """The run tag of a job."""
         system = self.stack.get("namespace", "kube-system", "")
         assert system is not None
-        return run_tag(system["metadata"]["uid"], self.status(name)["runKey"])
+        installation = installation_id(system["metadata"]["uid"], OPERATOR_NAMESPACE)
+        return run_tag(installation, self.status(name)["runKey"])
 
     def accepted(self, tag: str) -> Counter[tuple[int, int]]:
         """How many batches the sandbox accepted, by (shard, ordinal) of a run."""

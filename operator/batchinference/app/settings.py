@@ -82,7 +82,7 @@ class Settings:
         watch_namespaces: whose jobs are run; empty = all. Cluster-wide providers are of the
             cluster and always watched.
         kubeconfig: a path; "" = the pod's ServiceAccount, outside of a pod kubectl's kubeconfig.
-        installation_id: instead of the uid of kube-system, where that cannot be read.
+        installation_id: instead of one made of the uid of kube-system and our namespace.
         shutdown_seconds: how long a stop may take; below the pod's grace period.
     """
 

@@ -29,6 +29,7 @@ from batchinference.app.settings import (
     spool_folder,
 )
 from batchinference.clock import SystemClock, system_randomness
+from batchinference.core.keys import installation_id
 from batchinference.errors import Retry, Stalled
 from batchinference.model.codec import encode
 from batchinference.runtime.operator import Operator
@@ -162,7 +163,7 @@ class Assembly:
                 "There is no namespace kube-system to take the installation's id from. Set "
                 "`installationID` in the settings, to a value that no other cluster has.",
             )
-        return uid
+        return installation_id(uid, self._namespace)
 
     async def _worker_connections(self, client: KubeClient) -> Mapping[str, Any]:
         """How workers reach the API server; kept current in place, since tokens expire."""

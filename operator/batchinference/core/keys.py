@@ -17,6 +17,7 @@ from batchinference.model.run import KEY_VERSION, Run, Shard
 _KEY_LENGTH = 40
 _KEY = re.compile(f"[0-9a-f]{{{_KEY_LENGTH}}}")
 _TAG_LENGTH = 20
+_INSTALLATION_LENGTH = 32
 
 
 def run_key(namespace: str, name: str, generate_name: str, spec: JobSpec) -> str:
@@ -39,6 +40,18 @@ def run_key(namespace: str, name: str, generate_name: str, spec: JobSpec) -> str
 def is_run_key(text: object) -> TypeGuard[str]:
     """Whether a text that anybody may have written has the form of a run key."""
     return isinstance(text, str) and _KEY.fullmatch(text) is not None
+
+
+def installation_id(cluster: str, namespace: str) -> str:
+    """Whose a run is, in claims, tags and staging paths (protocol 1.2).
+
+    Args:
+        cluster: uid of the namespace kube-system.
+        namespace: the operator's own, where its journals are. A second operator of the cluster
+            that keeps journals elsewhere knows nothing of ours, so it must not take our claims for
+            its own.
+    """
+    return _digest([cluster, namespace])[:_INSTALLATION_LENGTH]
 
 
 def run_tag(installation: str, key: str) -> str:

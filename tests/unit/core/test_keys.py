@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from batchinference.core.begin import key_of
 from batchinference.core.keys import (
+    installation_id,
     is_run_key,
     next_ordinal,
     output_uri,
@@ -250,3 +251,11 @@ def test_what_is_no_run_key(text, reason) -> None:
 
 def test_a_run_key_has_the_form_of_one() -> None:
     assert is_run_key(key_of(parse_job(job().build())))
+
+
+def test_an_installation_is_a_cluster_and_a_namespace() -> None:
+    here = installation_id("uid-1", "batch-inference")
+    assert here == installation_id("uid-1", "batch-inference"), "after every restart"
+    assert here != installation_id("uid-2", "batch-inference"), "another cluster"
+    assert here != installation_id("uid-1", "elsewhere"), "another operator of the cluster"
+    assert installation_id("a", "bc") != installation_id("ab", "c")
