@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -27,7 +27,7 @@ from batchinference.records.result import error_tail, result_line
 from batchinference.records.rowtable import bad_row
 from batchinference.records.tails import ANSWERED, FAILED, LOST
 from batchinference.tasks import spool
-from batchinference.tasks.admit import claim_of
+from batchinference.tasks.hold import Hold, Nowhere
 from batchinference.tasks.layout import Layout, layout
 from batchinference.tasks.manifest import MANIFEST_SCHEMA, where_results_are
 from batchinference.tasks.merge import Known, known_rows
@@ -48,6 +48,8 @@ _COMPLETED, _FAILED, _EXPIRED = "completed", "failed", "expired"
 _BRACE = 0x7B
 _BEST_FIRST = (ANSWERED, FAILED, LOST)
 
+_Opener = Callable[[str, int], ObjectWriter]
+
 
 def finish(run: Run, bench: Workbench) -> Finished:
     """Write the results.
@@ -57,27 +59,24 @@ def finish(run: Run, bench: Workbench) -> Finished:
         Stalled: the output place is not ours any more, and what a person must mend besides.
         Waiting, Retry.
     """
-    if not bench.output.holds(claim_of(run)):
-        raise Stalled(
-            Reason.OUTPUT_CONFLICT,
-            f"The output place '{bench.output.uri}' does not hold this run's claim any more: "
-            "somebody has removed or replaced it. Nothing was written there, and the answers are "
-            "kept in staging; bring the claim back, and the results are written",
-        )
-    where = layout(run)
-    end = _stage_end(bench.staging, where)
-    results = _Parts(bench.output, "results", bench.part_bytes)
-    errors = _Parts(bench.output, "errors", bench.part_bytes)
-    try:
-        counts = _write_rows(run, bench, where, end, results, errors)
-        result_parts, error_parts = results.close(), errors.close()
-    except BaseException:
-        results.abort()
-        errors.abort()
-        raise
-    manifest = _manifest(run, end, counts, result_parts, error_parts)
+    hold = Hold(run, bench.output)
+    hold.check()
+    if hold.manifest is not None:
+        # Readers trust it: what can't be made anew from staging, or would come out the same, is
+        # not taken away.
+        counts, manifest = _write(run, bench, lambda _kind, _number: Nowhere())
+        if hold.is_of(manifest):
+            return _finished(run, bench.output, hold.manifest[0], counts, manifest)
+    counts, manifest = _write(run, bench, hold.part)
+    hold.check()
     uri = bench.output.write_manifest(manifest)
-    bare = where_results_are(run, bench.output, uri, has_errors=bool(error_parts))
+    return _finished(run, bench.output, uri, counts, manifest)
+
+
+def _finished(
+    run: Run, place: ResultPlace, uri: str, counts: Counter[str], manifest: dict[str, Any]
+) -> Finished:
+    bare = where_results_are(run, place, uri, has_errors=bool(manifest["errors"]))
     return Finished(
         replace(
             bare,
@@ -88,6 +87,22 @@ def finish(run: Run, bench: Workbench) -> Finished:
             output_tokens=_tokens(run, "output_tokens"),
         )
     )
+
+
+def _write(run: Run, bench: Workbench, part: _Opener) -> tuple[Counter[str], dict[str, Any]]:
+    """Every part, and the manifest that says so."""
+    where = layout(run)
+    end = _stage_end(bench.staging, where)
+    results = _Parts(bench.output, "results", bench.part_bytes, part)
+    errors = _Parts(bench.output, "errors", bench.part_bytes, part)
+    try:
+        counts = _write_rows(run, bench, where, end, results, errors)
+        result_parts, error_parts = results.close(), errors.close()
+    except BaseException:
+        results.abort()
+        errors.abort()
+        raise
+    return counts, _manifest(run, end, counts, result_parts, error_parts)
 
 
 def _write_rows(
@@ -105,7 +120,7 @@ def _write_rows(
     known = known_rows(run, bench.staging, where)
     following = next(known, None)
     row = 0
-    for entry in _table(bench.staging, where, end.segments):
+    for entry in _table(bench.staging, where, end):
         said: list[Known] = []
         while following is not None and following.row == row:
             said.append(following)
@@ -180,11 +195,10 @@ def _stage_end(store: ObjectStore, where: Layout) -> StageEnd:
     return msgspec.json.decode(data, type=StageEnd)
 
 
-def _table(store: ObjectStore, where: Layout, segments: int) -> Iterator[bytes]:
-    for segment in range(segments):
-        info = store.head(where.rows(segment))
-        if info is None and segment == 0:
-            return  # an input without records has no table
+def _table(store: ObjectStore, where: Layout, end: StageEnd) -> Iterator[bytes]:
+    if not end.rows:
+        return  # an input without records has no table
+    for segment in range(end.segments):
         yield from plain_lines(store.read(spool.staged(store, where.rows(segment))))
 
 
@@ -194,7 +208,8 @@ def _table(store: ObjectStore, where: Layout, segments: int) -> Iterator[bytes]:
 class _Parts:
     """Lines over parts of bounded size."""
 
-    def __init__(self, place: ResultPlace, kind: str, part_bytes: int) -> None:
+    def __init__(self, place: ResultPlace, kind: str, part_bytes: int, part: _Opener) -> None:
+        self._part = part
         self._place = place
         self._kind = kind
         self._part_bytes = part_bytes
@@ -217,7 +232,7 @@ class _Parts:
 
     def _flush(self) -> None:
         if self._writer is None:
-            self._writer = self._place.part(self._kind, len(self._parts))
+            self._writer = self._part(self._kind, len(self._parts))
         self._held.append(b"")
         data = b"\n".join(self._held)
         self._writer.write(data)

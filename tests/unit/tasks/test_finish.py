@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -145,11 +145,10 @@ def test_finishing_again_after_a_crash_at_any_call_leaves_the_same_bytes(tmp_pat
     found.collect(0)
     found.answer_all(1)
     drop(found, 2)
-    found.finish()
-    want = found.store.under(OUTPUT)
     total = found.store.calls.total()
     found.finish()
     total = found.store.calls.total() - total
+    want = found.store.under(OUTPUT)
     for stop in range(total):
         found.store.delete_prefix(OUTPUT)
         found.claim()
@@ -289,7 +288,9 @@ def test_a_shard_that_may_still_answer_is_waited_for(tmp_path: Path, state: Shar
     assert fault(found.perform(TaskKind.FINISH)).kind is FaultKind.RETRY
 
 
-@pytest.mark.parametrize("gone", ["stage.json", "rows/00001.jsonl", "answers/00001.jsonl"])
+@pytest.mark.parametrize(
+    "gone", ["stage.json", "rows/00000.jsonl", "rows/00001.jsonl", "answers/00001.jsonl"]
+)
 def test_staging_that_is_gone_needs_a_person(tmp_path: Path, gone: str) -> None:
     found = staged(tmp_path)
     for shard in range(3):
@@ -312,6 +313,131 @@ def test_nothing_is_written_to_a_place_that_is_not_ours_any_more(tmp_path: Path)
         result = fault(found.perform(TaskKind.FINISH))
         assert (result.kind, result.reason) == (FaultKind.STALLED, Reason.OUTPUT_CONFLICT)
         assert found.store.under(OUTPUT) == before
+
+
+# ---------------------------------------------------------------- another operator is faster
+
+_ASLEEP = {"get", "head", "read", "writer", "write"}
+"""Calls before which a stale task sleeps. Not those right after a look at the place."""
+
+
+def overtaken(found: Desk, at: int, meanwhile: Callable[[], None]) -> object:
+    """Finish; before that call of it, the world moves on. None when it came to no such call."""
+    calls = 0
+
+    def before(operation: str, _uri: str) -> None:
+        nonlocal calls
+        calls += operation in _ASLEEP
+        if calls > at and operation in _ASLEEP:
+            found.store.before = None
+            meanwhile()
+
+    found.store.before = before
+    result = found.perform(TaskKind.FINISH)
+    is_reached = found.store.before is None
+    found.store.before = None
+    return result if is_reached else None
+
+
+def answered(path: Path) -> Desk:
+    found = staged(path)
+    found.part_bytes = 700
+    found.end(0, files={"x": jsonl([answer(0), answer(1), refused(2), refused(3)])})
+    found.collect(0)
+    found.answer_all(1)
+    found.answer_all(2)
+    return found
+
+
+def test_a_stale_finish_leaves_the_results_of_an_ended_run(tmp_path: Path) -> None:
+    found = answered(tmp_path)
+    start = dict(found.store.objects)
+
+    def ended() -> None:
+        found.finish()
+        assert found.perform(TaskKind.CLEAN) == Cleaned()
+
+    ended()
+    want = found.store.under(OUTPUT)
+    at = 0
+    while True:
+        found.store.objects.clear()
+        found.store.objects.update(start)
+        result = overtaken(found, at, ended)
+        assert found.store.under(OUTPUT) == want, at
+        if result is None:
+            break
+        assert fault(result).kind in {FaultKind.RETRY, FaultKind.STALLED}
+        at += 1
+    assert at > 20
+
+
+def test_a_stale_finish_leaves_the_results_of_the_run_that_took_the_place(tmp_path: Path) -> None:
+    found = answered(tmp_path)
+    start = dict(found.store.objects)
+    following = replace(claim_of(found.run), run_key="k2", run_tag="t2")
+    theirs: dict[str, bytes] = {}
+
+    def taken() -> None:
+        found.finish()
+        assert found.perform(TaskKind.CLEAN) == Cleaned()
+        place = PrefixPlace(found.store, OUTPUT)
+        holder = place.claim(following)
+        assert holder is not None
+        assert place.replace(following, holder)
+        part = place.part("results", 0)
+        part.write(b"the answers of the next run\n")
+        part.commit()
+        place.write_manifest({"runKey": "k2"})
+        theirs.update(found.store.under(OUTPUT))
+
+    at = 0
+    while True:
+        found.store.objects.clear()
+        found.store.objects.update(start)
+        result = overtaken(found, at, taken)
+        if result is None:
+            break
+        assert found.store.under(OUTPUT) == theirs, at
+        assert fault(result).kind in {FaultKind.RETRY, FaultKind.STALLED}
+        at += 1
+    assert at > 20
+
+
+def test_finishing_what_is_finished_touches_nothing(tmp_path: Path) -> None:
+    found = answered(tmp_path)
+    first = found.finish()
+    written: list[str] = []
+
+    def before(operation: str, uri: str) -> None:
+        if operation not in {"get", "head", "read"}:
+            written.append(f"{operation} {uri}")
+
+    found.store.before = before
+    assert found.finish() == first
+    assert written == []
+
+
+@pytest.mark.parametrize("gone", ["stage.json", "rows/00001.jsonl", "answers/00002.jsonl"])
+def test_results_that_can_not_be_made_anew_are_kept(tmp_path: Path, gone: str) -> None:
+    found = answered(tmp_path)
+    drop(found, 1)
+    found.finish()
+    found.answer_all(1)
+    del found.store.objects[f"{STAGING}{gone}"]
+    before = found.store.under(OUTPUT)
+    result = fault(found.perform(TaskKind.FINISH))
+    assert (result.kind, result.reason) == (FaultKind.STALLED, Reason.STAGING_UNAVAILABLE)
+    assert found.store.under(OUTPUT) == before
+
+
+def test_a_manifest_that_can_not_be_read_is_replaced(tmp_path: Path) -> None:
+    found = answered(tmp_path)
+    found.finish()
+    want = found.store.under(OUTPUT)
+    found.store.objects[f"{OUTPUT}manifest.json"] = b"{"
+    found.finish()
+    assert found.store.under(OUTPUT) == want
 
 
 # ---------------------------------------------------------------- pooling
