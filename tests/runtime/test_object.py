@@ -11,10 +11,14 @@ import pytest
 from batchinference.core.begin import key_of
 from batchinference.model.codec import encode
 from batchinference.model.job import parse_job
+from batchinference.model.work import FaultKind, TaskFault, TaskKind
+from batchinference.ports import ObjectRef
 from batchinference.runtime import effects
 from batchinference.runtime.store import FINALIZER
-from builders import digest, job, run_of
+from builders import digest, job, openai_provider, run_of
 from runtime.house import House, play, ref
+
+PROVIDER = ObjectRef("InferenceProvider", "ml", "openai")
 
 
 def finalizers(house: House, name: str = "triage") -> list[str]:
@@ -390,5 +394,24 @@ def test_a_defect_of_ours_is_told_as_one_and_heals(monkeypatch: pytest.MonkeyPat
         await house.until(lambda: stalled(house)[0] == "InternalError")
         monkeypatch.undo()
         await house.until(lambda: house.state() == "Running")
+
+    play(scene)
+
+
+def test_a_mistake_in_the_provider_is_mended_there_while_nothing_is_staged() -> None:
+    async def scene(house: House) -> None:
+        life = await house.operator()
+        no_bucket = TaskFault(FaultKind.STALLED, "BucketNotFound", "There is no bucket 'staging'")
+        life.refused[TaskKind.STAGE] = no_bucket
+        body = house.give(job())
+        await house.until(lambda: house.condition("Stalled").get("reason") == "BucketNotFound")
+        storage = openai_provider()["spec"]["storage"]
+        house.kube.edit_spec(PROVIDER, storage={**storage, "stagingURI": "s3://mended/ml/"})
+        del life.refused[TaskKind.STAGE]
+        await house.until(lambda: house.state() == "Running")
+        run = house.run(body)
+        assert run is not None
+        assert run.staging.uri.startswith("s3://mended/ml/")
+        await house.until(lambda: house.state() == "Succeeded")
 
     play(scene)

@@ -17,7 +17,7 @@ from batchinference.model.batch import Limits
 from batchinference.model.codec import encode
 from batchinference.model.job import BatchInferenceJob, JobSpec
 from batchinference.model.provider import ProviderSpec
-from batchinference.model.run import Owner, Place, ProviderPin, Run
+from batchinference.model.run import Owner, Place, ProviderPin, Run, RunPhase
 from batchinference.model.status import Reason
 
 _CONFIG_MAP = "configmap://"
@@ -50,6 +50,27 @@ def afresh(old: Run, fresh: Run) -> Run:
         tag=old.tag,
         installation=old.installation,
         ordinal_floor=old.ordinal_floor,
+    )
+
+
+def has_nothing(run: Run) -> bool:
+    """Whether nothing of the run was staged yet, and nothing submitted."""
+    early = run.phase in {RunPhase.ADMITTING, RunPhase.STAGING}
+    return early and not run.shards and not run.was_submitted
+
+
+def moved(run: Run, fresh: Run) -> Run:
+    """A run that has nothing, from its beginning on the provider's new settings."""
+    return replace(
+        run,
+        phase=RunPhase.ADMITTING,
+        provider=fresh.provider,
+        limits=fresh.limits,
+        output=fresh.output,
+        staging=fresh.staging,
+        input=None,
+        cursor=None,
+        passes=0,
     )
 
 

@@ -22,6 +22,7 @@ from batchinference.ports import (
     TaskRunner,
 )
 from batchinference.runtime.accounts import Accounts
+from batchinference.runtime.beginning import Beginning
 from batchinference.runtime.census import Census
 from batchinference.runtime.clients import Clients
 from batchinference.runtime.credentials import Credentials
@@ -136,7 +137,9 @@ class Operator:
             clients=self._clients,
             accounts=self._accounts,
             providers=self._providers,
-            factory=factory,
+            beginning=Beginning(
+                self._providers, factory, clock, installation=installation, namespace=namespace
+            ),
             effects=self._effects,
             showing=self._showing,
             queue=self._queue,
@@ -144,8 +147,6 @@ class Operator:
             randomness=randomness,
             settings=settings,
             metrics=metrics,
-            installation=installation,
-            namespace=namespace,
         )
         self._sweeper = Sweeper(
             self._store, self._entries, kube, self._queue.add, clock, settings, metrics

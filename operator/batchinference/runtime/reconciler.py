@@ -13,7 +13,11 @@ from dataclasses import replace
 from batchinference.clock import Clock, Randomness
 from batchinference.core.absorb import absorb
 from batchinference.core.backoff import backoff_s
-from batchinference.core.begin import afresh, begin, journaled_spec, starts_afresh
+from batchinference.core.begin import (
+    afresh,
+    journaled_spec,
+    starts_afresh,
+)
 from batchinference.core.decide import decide
 from batchinference.core.draft import Decision, Observed
 from batchinference.core.effects import Announce, LookUp, SetFinalizer, StopTasks
@@ -33,8 +37,9 @@ from batchinference.model.job import (
 from batchinference.model.run import Run, RunPhase
 from batchinference.model.status import Reason
 from batchinference.model.work import TaskFault, TaskKind
-from batchinference.ports import Metrics, ProviderFactory
+from batchinference.ports import Metrics
 from batchinference.runtime.accounts import Accounts
+from batchinference.runtime.beginning import Beginning
 from batchinference.runtime.clients import Clients
 from batchinference.runtime.effects import Effects
 from batchinference.runtime.entry import Entry
@@ -75,7 +80,7 @@ class Reconciler:
         clients: Clients,
         accounts: Accounts,
         providers: Providers,
-        factory: ProviderFactory,
+        beginning: Beginning,
         effects: Effects,
         showing: Showing,
         queue: KeyedQueue,
@@ -83,8 +88,6 @@ class Reconciler:
         randomness: Randomness,
         settings: RuntimeSettings,
         metrics: Metrics,
-        installation: str,
-        namespace: str,
     ) -> None:
         self._store = store
         self._entries = entries
@@ -93,7 +96,7 @@ class Reconciler:
         self._clients = clients
         self._accounts = accounts
         self._providers = providers
-        self._factory = factory
+        self._beginning = beginning
         self._effects = effects
         self._showing = showing
         self._queue = queue
@@ -101,8 +104,6 @@ class Reconciler:
         self._randomness = randomness
         self._settings = settings
         self._metrics = metrics
-        self._installation = installation
-        self._namespace = namespace
 
     async def reconcile(self, key: str) -> None:
         """One pass; never raises. Passing failures bring the key back after a while."""
@@ -241,18 +242,8 @@ class Reconciler:
         return None
 
     async def _create(self, entry: Entry, job: BatchInferenceJob) -> None:
-        pinned = self._providers.pin(job)
-        assert pinned is not None
-        provider, pin = pinned
-        run = begin(
-            job,
-            provider.spec,
-            pin,
-            self._factory.default_limits(pin.settings, job.spec.model, job.spec.operation),
-            installation=self._installation,
-            operator_namespace=self._namespace,
-            now=self._clock.now(),
-        )
+        run = self._beginning.begun(job)
+        assert run is not None
         if entry.run is None:
             await self._journaling.create(entry, run)
         elif not await self._journaling.write(entry, afresh(entry.run, run)):
@@ -265,13 +256,14 @@ class Reconciler:
     async def _decide_once(self, entry: Entry) -> Decision | None:
         """One decision; None when another writer was first and it must be made again."""
         assert entry.run is not None
-        observed = await self._observe(entry, entry.run)
+        fit = self._on_mended_provider(entry, entry.run)
+        observed = await self._observe(entry, fit)
         decided_at = self._clock.elapsed()
         outcomes = list(entry.mailbox)
         entry.mailbox.clear()
         before = entry.run
         entry.spec = observed.spec
-        run, notes = before, replace(entry.notes, inflight=frozenset(entry.inflight))
+        run, notes = fit, replace(entry.notes, inflight=frozenset(entry.inflight))
         if observed.job is not None and observed.job.metadata.uid:
             run = _with_spec(run, observed.job)
         setting = Setting(observed.now, observed.spec, self._settings, self._randomness.random())
@@ -284,9 +276,9 @@ class Reconciler:
         for effect in decision.effects:
             if effect != _LET_GO:
                 self._effects.start(entry, effect, decided_at)
-        moved = (decision.held, decision.asking) != (entry.held, entry.asking)
+        asks_anew = (decision.held, decision.asking) != (entry.held, entry.asking)
         entry.held, entry.asking = decision.held, decision.asking
-        if moved or decision.run != before or any(map(_is_ended_upload, outcomes)):
+        if asks_anew or decision.run != before or any(map(_is_ended_upload, outcomes)):
             self._accounts.changed(decision.run.provider.account)
         entry.problem = _same_since(decision.problem, entry.problem)
         if decision.wake_at is not None:
@@ -298,6 +290,18 @@ class Reconciler:
             # Only now: it changes the object, and would spoil the precondition of its status.
             self._effects.start(entry, _LET_GO, decided_at)
         return decision
+
+    def _on_mended_provider(self, entry: Entry, run: Run) -> Run:
+        """The run where its provider object leads now, while it has nothing anywhere."""
+        job = self._store.steering(entry.key)
+        if job is None or job.metadata.is_being_deleted or self._unfit(job) is not None:
+            return run
+        if entry.inflight or entry.mailbox:
+            return run
+        mended = self._beginning.mended(job, run)
+        if mended is not None:
+            entry.notes = Notes()
+        return mended or run
 
     async def _is_ours(self, entry: Entry, decision: Decision, outcomes: list[Outcome]) -> bool:
         """Whether the run is ours to go on with as decided; else it must be decided again, on what

@@ -6,7 +6,15 @@ from dataclasses import replace
 
 import pytest
 
-from batchinference.core.begin import afresh, begin, journaled_spec, key_of, starts_afresh
+from batchinference.core.begin import (
+    afresh,
+    begin,
+    has_nothing,
+    journaled_spec,
+    key_of,
+    moved,
+    starts_afresh,
+)
 from batchinference.errors import Stalled
 from batchinference.model.codec import encode
 from batchinference.model.job import parse_job
@@ -209,3 +217,29 @@ def test_a_fresh_run_keeps_its_name_at_the_provider_and_its_ordinals() -> None:
 def test_only_an_ended_run_starts_afresh(phase) -> None:
     with pytest.raises(AssertionError):
         afresh(ended(phase), begun(job()))
+
+
+@pytest.mark.parametrize(
+    ("run", "expected", "reason"),
+    [
+        (run_of(phase=RunPhase.ADMITTING, shards=0), True, "it has not begun"),
+        (run_of(phase=RunPhase.STAGING, shards=0), True, "its first checkpoint has not come"),
+        (run_of(phase=RunPhase.STAGING, shards=1), False, "something lies in staging"),
+        (run_of(phase=RunPhase.RUNNING, shards=0), False, "all of it was looked through"),
+        (run_with(in_state(ShardState.SUBMITTED)), False, "the provider has something"),
+    ],
+)
+def test_what_has_nothing_may_move(run, expected, reason) -> None:
+    assert has_nothing(run) is expected, reason
+
+
+def test_a_run_that_moves_begins_again_where_the_provider_leads_now() -> None:
+    run = replace(run_of(phase=RunPhase.STAGING, shards=0), start_time=NOW, passes=2)
+    mended = openai_provider()
+    mended["spec"]["storage"]["stagingURI"] = "s3://mended/"
+    fresh = replace(begun(job(), mended), limits=limits(max_active_batches=7))
+    there = moved(run, fresh)
+    assert (there.phase, there.passes, there.cursor) == (RunPhase.ADMITTING, 0, None)
+    assert there.staging == fresh.staging
+    assert (there.provider, there.limits) == (PIN, fresh.limits)
+    assert (there.key, there.tag, there.start_time) == (run.key, run.tag, NOW), "it is the same run"

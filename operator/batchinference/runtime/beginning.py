@@ -1,0 +1,72 @@
+"""New runs: what a job and its provider object make of them, and their move to another provider.
+
+Must not write journals.
+"""
+
+from __future__ import annotations
+
+from batchinference.clock import Clock
+from batchinference.core.begin import begin, has_nothing, moved
+from batchinference.errors import Fault
+from batchinference.model.job import BatchInferenceJob
+from batchinference.model.run import Run
+from batchinference.ports import ProviderFactory
+from batchinference.runtime.providers import Providers
+
+
+class Beginning:
+    """Makes runs from objects.
+
+    Args:
+        installation: whose these runs are.
+        namespace: the operator's own.
+    """
+
+    def __init__(
+        self,
+        providers: Providers,
+        factory: ProviderFactory,
+        clock: Clock,
+        *,
+        installation: str,
+        namespace: str,
+    ) -> None:
+        self._providers = providers
+        self._factory = factory
+        self._clock = clock
+        self._installation = installation
+        self._namespace = namespace
+
+    def begun(self, job: BatchInferenceJob) -> Run | None:
+        """A new run of the job; None while its provider can't be used.
+
+        Raises:
+            Stalled: a location is not allowed, or storage is missing.
+        """
+        pinned = self._providers.pin(job)
+        if pinned is None:
+            return None
+        provider, pin = pinned
+        return begin(
+            job,
+            provider.spec,
+            pin,
+            self._factory.default_limits(pin.settings, job.spec.model, job.spec.operation),
+            installation=self._installation,
+            operator_namespace=self._namespace,
+            now=self._clock.now(),
+        )
+
+    def mended(self, job: BatchInferenceJob, run: Run) -> Run | None:
+        """The run on what its provider object says now; None when that is no other, or when the
+        run has something where it led before. So a mistake in a provider is mended there.
+        """
+        if not has_nothing(run):
+            return None
+        if self._providers.changed_under(job, run.provider, self._clock.now()) is None:
+            return None
+        try:
+            fresh = self.begun(job)
+        except Fault:
+            return None  # not mended yet
+        return moved(run, fresh) if fresh is not None else None
