@@ -76,7 +76,7 @@ def _history(run: Run) -> str:
     if run.is_over:
         return (
             "it is finished and nothing is submitted; to run it again, create the object anew with "
-            "another `spec.runID`"
+            "another `spec.runID` and `spec.output`"
         )
     return "it is still running and is followed"
 

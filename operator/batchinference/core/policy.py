@@ -139,7 +139,7 @@ def final_verdict(run: Run, spec: JobSpec, results: Results) -> Verdict:
         Ending.FAILED,
         Reason.TOLERANCE_EXCEEDED,
         f"{counted}; {failed} failed, more than `successPolicy` tolerates. The results are kept. "
-        "To run it again, create the object with another `runID`",
+        "To run it again, create the object with another `runID` and `output`",
     )
 
 

@@ -271,7 +271,7 @@ def _submitted(scene: Scene, state: State) -> tuple[str, str, str]:
 def _adoption(run: Run) -> str:
     text = f"Run {run.key[:12]} was found by its content: nothing is submitted again"
     if run.verdict is not None and run.verdict.ending is not Ending.SUCCEEDED:
-        text += ". To run it again, create the object with another `runID`"
+        text += ". To run it again, create the object with another `runID` and `output`"
     return text
 
 
