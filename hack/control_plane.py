@@ -255,9 +255,10 @@ class ControlPlane:
     def _answers(self, url: str, ca_file: Path | None) -> bool:
         context = None
         if ca_file is not None:
-            if not ca_file.is_file():
+            try:
+                context = ssl.create_default_context(cafile=ca_file)
+            except OSError:  # the server has not written it yet, or not the whole of it
                 return False
-            context = ssl.create_default_context(cafile=ca_file)
         request = urllib.request.Request(url)
         request.add_header("Authorization", f"Bearer {self.admin_token}")
         # No proxy of the environment may come between us and 127.0.0.1.
