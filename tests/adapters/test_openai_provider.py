@@ -318,6 +318,26 @@ VIEWS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
         {"status": "completed", "error_file_id": "e", "output_file_id": None},
         {"files": ("e",), "state": BatchState.COMPLETED, "failure": None},
     ),
+    (
+        "the error file is named before the one with the answers",
+        {"error_file_id": "e", "request_counts": {"total": 4, "completed": 2, "failed": 1}},
+        {"files": ("e",), "lacks_answers": True},
+    ),
+    (
+        "answers are counted and no file is named",
+        {"request_counts": {"total": 4, "completed": 2, "failed": 0}},
+        {"files": (), "lacks_answers": True},
+    ),
+    (
+        "answers are named",
+        {"output_file_id": "o", "request_counts": {"total": 4, "completed": 2, "failed": 1}},
+        {"files": ("o",), "lacks_answers": False},
+    ),
+    (
+        "failed records counted as completed ones too",
+        {"error_file_id": "e", "request_counts": {"total": 4, "completed": 4, "failed": 4}},
+        {"files": ("e",), "lacks_answers": False},
+    ),
     ("null counts (Azure)", {"request_counts": None}, {"total": 0}),
     (
         "counts as strings",

@@ -289,20 +289,22 @@ def batch_seen(run: Run, notes: Notes, view: BatchView, setting: Setting) -> tup
 
 
 def _lacks_files(view: BatchView) -> bool:
-    """Whether a batch that is over counts processed records but does not name their files (yet).
+    """Whether a batch that is over counts processed records but does not name their files (yet):
+    none at all, or only that of the errors.
 
     Reading nothing would make every record look unbilled, or lost. A batch that failed as a whole
     is not waited for: its records are never taken for unbilled.
     """
     ended = view.state.is_over and view.state is not BatchState.FAILED
-    return ended and view.completed + view.failed > 0 and not view.files
+    nowhere = view.completed + view.failed > 0 and not view.files
+    return ended and (nowhere or view.lacks_answers)
 
 
 def _files_missing(notes: Notes, view: BatchView, setting: Setting) -> Notes:
     text = (
         f"Batch {view.id} is {view.state.value} and counts {view.completed + view.failed} "
-        "processed records, but the provider names no file with their results yet; it is asked "
-        "again. None of its records is sent again meanwhile"
+        "processed records, but the provider does not name the files of all of them yet; it is "
+        "asked again. None of its records is sent again meanwhile"
     )
     fault = TaskFault(FaultKind.STALLED, Reason.OUTPUT_UNAVAILABLE, text)
     return notes.with_failure(

@@ -89,6 +89,8 @@ class BatchView:
         raw_state: the provider's own word, for people.
         total, completed, failed: records, as far as the provider counts them; may lag or be wrong.
         files: what to read for results, in the adapter's words (file ids, S3 prefixes).
+        lacks_answers: it counts answered records and does not name their file (yet), whatever else
+            it names.
     """
 
     id: str
@@ -102,6 +104,7 @@ class BatchView:
     completed: int = 0
     failed: int = 0
     files: tuple[str, ...] = ()
+    lacks_answers: bool = False
     failure: BatchFailure | None = None
 
     @property

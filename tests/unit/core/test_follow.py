@@ -502,6 +502,20 @@ def test_an_end_without_files_is_not_believed_while_it_counts_processed_records(
     assert following(early.id) not in notes.failures
 
 
+@pytest.mark.parametrize("state", [BatchState.EXPIRED, BatchState.CANCELLED, BatchState.COMPLETED])
+def test_an_end_that_names_its_errors_only_is_not_believed_while_it_counts_answers(state) -> None:
+    run = run_with(in_state(S.SUBMITTED))
+    counted = {"completed": 2, "failed": 1, "failure": None}
+    early = replace(view_of(run, state=state), files=("errors",), lacks_answers=True, **counted)
+    waiting, notes = fold_all(run, BatchSeen(early), BatchSeen(early))
+    assert waiting.shards[0].state is S.SUBMITTED, "its answers would go for unbilled"
+    assert notes.failures[following(early.id)].fault.reason == Reason.OUTPUT_UNAVAILABLE
+    whole = replace(early, files=("answers", "errors"), lacks_answers=False)
+    ended, _ = fold_all(waiting, BatchSeen(whole), notes=notes)
+    assert ended.shards[0].state is S.ENDED
+    assert ended.shards[0].last.files == ("answers", "errors")
+
+
 def test_an_end_that_counts_nothing_processed_needs_no_files() -> None:
     run = run_with(in_state(S.SUBMITTED))
     view = replace(view_of(run, state=BatchState.EXPIRED), completed=0, failed=0, files=())

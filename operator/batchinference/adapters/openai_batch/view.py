@@ -82,7 +82,8 @@ def view(found: Mapping[str, Any]) -> BatchView:
     """The batch; `id` is "" where it has none."""
     state = state_of(found.get("status"))
     counts = _mapping(found.get("request_counts"))
-    files = [text(found.get(key)) for key in ("output_file_id", "error_file_id")]
+    total, completed, failed = (count(counts.get(n)) for n in ("total", "completed", "failed"))
+    answers, errors = text(found.get("output_file_id")), text(found.get("error_file_id"))
     return BatchView(
         id=text(found.get("id")),
         state=state,
@@ -91,10 +92,12 @@ def view(found: Mapping[str, Any]) -> BatchView:
         input_ref=text(found.get("input_file_id")),
         created_at=time_of(found.get("created_at")),
         ended_at=time_of(found.get(_ENDED_AT[state])) if state in _ENDED_AT else None,
-        total=count(counts.get("total")),
-        completed=count(counts.get("completed")),
-        failed=count(counts.get("failed")),
-        files=tuple(dict.fromkeys(name for name in files if name)),
+        total=total,
+        completed=completed,
+        failed=failed,
+        files=tuple(dict.fromkeys(name for name in (answers, errors) if name)),
+        # Some servers count a failed record as a completed one, too.
+        lacks_answers=completed > 0 and not answers and not (errors and 0 < total <= failed),
         failure=failure(found) if state is BatchState.FAILED else None,
     )
 
