@@ -45,8 +45,10 @@ def appeared(run: Run, key: tuple[int, int], view: BatchView, now: datetime) -> 
     """A late batch came to light: from now on it is known."""
     shard = run.shards[key[0]]
     made = next((s for s in shard.submissions if s.ordinal == key[1]), None)
-    if made is None and (view.is_void or not _is_forgotten(shard, view)):
+    if made is None and not _is_forgotten(shard, view):
         return run
+    if view.is_void and (made is None or made.state is not SubmissionState.FENCED):
+        return run  # it has nothing, and cost nothing; of one given up it ends the search
     at = view.created_at or now
     late = Submission(
         ordinal=key[1],

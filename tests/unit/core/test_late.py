@@ -463,3 +463,11 @@ def test_a_batch_that_names_no_shard_of_the_run_is_nobody_s() -> None:
         named = SubmissionID(run.tag, shard, 1, "hash")
         view = replace(view_of(run, batch_id="batch-9"), submission=named)
         assert fold(run, BatchSeen(view)) == run
+
+
+def test_a_second_batch_that_was_void_leaves_no_trace() -> None:
+    run = run_with(in_state(S.SUBMITTED))
+    for n in range(50):
+        second = failed_view(run, NOTHING)
+        run = fold(run, BatchSeen(replace(second, id=f"second-{n}")))
+    assert run.shards[0].late == (), "a quota that fails each of them must not fill the journal"
