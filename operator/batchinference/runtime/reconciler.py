@@ -13,11 +13,7 @@ from dataclasses import replace
 from batchinference.clock import Clock, Randomness
 from batchinference.core.absorb import absorb
 from batchinference.core.backoff import backoff_s
-from batchinference.core.begin import (
-    afresh,
-    journaled_spec,
-    starts_afresh,
-)
+from batchinference.core.begin import afresh, journaled_spec, starts_afresh
 from batchinference.core.decide import decide
 from batchinference.core.draft import Decision, Observed
 from batchinference.core.effects import Announce, LookUp, SetFinalizer, StopTasks

@@ -16,7 +16,6 @@ from batchinference.core.problem import Problem
 from batchinference.core.view import Scene, status_of
 from batchinference.errors import Fault, Superseded
 from batchinference.model.codec import encode
-from batchinference.model.job import KIND as JOB_KIND
 from batchinference.model.job import BatchInferenceJob
 from batchinference.model.status import ConditionType, JobStatus, State
 from batchinference.ports import Event, ObjectRef, Recorder
@@ -24,7 +23,7 @@ from batchinference.runtime.entry import Entry
 from batchinference.runtime.queue import KeyedQueue
 from batchinference.runtime.settings import RuntimeSettings
 from batchinference.runtime.status_writer import StatusWriter
-from batchinference.runtime.store import Store
+from batchinference.runtime.store import Store, ref_of
 
 logger = logging.getLogger(__name__)
 
@@ -77,10 +76,11 @@ class Showing:
         if left > 0:
             self._queue.add_after(entry.key, left)
             return
-        if _only_numbers_differ(new, old) and entry.written_at is not None:
+        changed = _changed(new, old)
+        if changed <= _NUMBERS and entry.written_at is not None:
             passed = (self._clock.now() - entry.written_at).total_seconds()
             if passed < self._settings.progress_s:
-                if _differs(new, old):
+                if changed:
                     self._queue.add_after(entry.key, self._settings.progress_s - passed)
                 return
         meta = job.metadata
@@ -128,7 +128,7 @@ class Showing:
             Fault, Superseded: it was not written.
         """
         meta, new, old = job.metadata, encode(status), job.status
-        ref = ObjectRef(JOB_KIND, meta.namespace, meta.name, meta.uid)
+        ref = ref_of(job)
         version = await self._writer.write(ref, new, old, meta.resource_version)
         if version is None:
             return False
@@ -147,13 +147,9 @@ class Showing:
         return True
 
 
-def _differs(new: Mapping[str, Any], old: Mapping[str, Any]) -> bool:
-    return any(new.get(k) != old.get(k) for k in {*new, *old})
-
-
-def _only_numbers_differ(new: Mapping[str, Any], old: Mapping[str, Any]) -> bool:
-    changed = {k for k in {*new, *old} if new.get(k) != old.get(k)}
-    return changed <= _NUMBERS
+def _changed(new: Mapping[str, Any], old: Mapping[str, Any]) -> set[str]:
+    """Names of the members that differ."""
+    return {name for name in {*new, *old} if new.get(name) != old.get(name)}
 
 
 def _event(ref: ObjectRef, status: JobStatus) -> Event:

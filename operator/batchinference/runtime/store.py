@@ -24,6 +24,7 @@ from batchinference.model.job import (
 )
 from batchinference.model.metadata import ObjectMeta, parse_metadata
 from batchinference.model.provider import InferenceProvider, parse_provider
+from batchinference.ports import ObjectRef
 
 FINALIZER = "batchinference.dev/cancel-on-delete"
 STRAY = "stray/"
@@ -66,6 +67,12 @@ def provider_of(job: BatchInferenceJob) -> str:
     ref = job.spec.provider_ref
     cluster = ref.kind == "ClusterInferenceProvider"
     return provider_key(ref.kind, "" if cluster else job.metadata.namespace, ref.name)
+
+
+def ref_of(job: BatchInferenceJob) -> ObjectRef:
+    """The object itself, and no other of its name."""
+    meta = job.metadata
+    return ObjectRef(KIND, meta.namespace, meta.name, meta.uid)
 
 
 class Store:

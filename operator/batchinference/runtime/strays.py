@@ -17,16 +17,15 @@ from batchinference.clock import Clock
 from batchinference.core.keys import is_run_key
 from batchinference.core.problem import Problem
 from batchinference.errors import Fault, NewerSchema, Superseded
-from batchinference.model.job import KIND as JOB_KIND
 from batchinference.model.job import BatchInferenceJob, parse_journaled_spec
 from batchinference.model.run import Run
 from batchinference.model.status import Reason
-from batchinference.ports import Event, Journals, Kube, ObjectRef, Recorder
+from batchinference.ports import Event, Journals, Kube, Recorder
 from batchinference.runtime.entry import Entry
 from batchinference.runtime.queue import KeyedQueue
 from batchinference.runtime.settings import RuntimeSettings
 from batchinference.runtime.showing import Showing
-from batchinference.runtime.store import FINALIZER, STRAY, Store, Stray
+from batchinference.runtime.store import FINALIZER, STRAY, Store, Stray, ref_of
 
 logger = logging.getLogger(__name__)
 
@@ -152,12 +151,6 @@ class Strays:
         """Nothing of an object needs our finalizer (any more)."""
         if FINALIZER in job.metadata.finalizers:
             await self._kube.set_finalizer(ref_of(job), present=False)
-
-
-def ref_of(job: BatchInferenceJob) -> ObjectRef:
-    """The object itself, and no other of its name."""
-    meta = job.metadata
-    return ObjectRef(JOB_KIND, meta.namespace, meta.name, meta.uid)
 
 
 def _is_owner(run: Run | None, job: BatchInferenceJob) -> bool:

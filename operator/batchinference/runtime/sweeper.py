@@ -18,7 +18,7 @@ from batchinference.model.metadata import GROUP
 from batchinference.ports import Kube, Metrics, ObjectRef
 from batchinference.runtime.entry import Entry
 from batchinference.runtime.settings import RuntimeSettings
-from batchinference.runtime.store import Store
+from batchinference.runtime.store import Store, ref_of
 
 logger = logging.getLogger(__name__)
 
@@ -72,10 +72,7 @@ class Sweeper:
         live = [e.run for e in self._entries.values() if e.run is not None and not e.run.is_over]
         expected = [r.owner for r in live if r.cancel is None and not self._store.jobs_of(r.key)]
         suspects = [ObjectRef(JOB_KIND, o.namespace, o.name, o.uid) for o in expected]
-        suspects += [
-            ObjectRef(JOB_KIND, j.metadata.namespace, j.metadata.name, j.metadata.uid)
-            for j in self._store.unlisted()
-        ]
+        suspects += [ref_of(job) for job in self._store.unlisted()]
         gone = [ref for ref in suspects if await self._is_gone(ref)]
         counted = [ref for ref in gone if not self._store.was_leaving(ref.uid)]
         stopped = self._brakes(len(counted), len(live))
