@@ -37,7 +37,6 @@ class Join:
     """Results by row: the bodies in a file, where they are in arrays.
 
     Attributes:
-        seen: lines with an id of this shard.
         foreign, duplicates: lines that were ignored.
         broken: lines without a legible id.
     """
