@@ -306,6 +306,7 @@ async def test_a_slow_account_leaves_the_free_worker_to_another(
     slow = [of_account("slow", f"held-{n}", wait_for=str(gate)) for n, gate in enumerate(gates)]
     for held in slow:
         pool.start(held, listener)
+    await until(lambda: pool.running == len(slow))
     queued = [of_account("slow", f"slow-{n}") for n in range(5)]
     other = of_account("other", "other")
     for waiting in (*queued, other):
