@@ -42,7 +42,8 @@ class Answer:
         drop: break the connection without an answer.
         gate: wait for it before answering.
         trickle: from this byte of the answer on, headers included, send a byte now and then until
-            the client has gone: slow enough for nobody, fast enough for every socket's time-out.
+            the client or the stub has gone: slow enough for nobody, fast enough for every socket's
+            time-out.
     """
 
     content: Any = b""
@@ -80,6 +81,7 @@ class Stub:
         self.asked: list[Asked] = []
         self.failed: list[Exception] = []
         self.forget_bodies = False
+        self._over = threading.Event()
         stub = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -127,7 +129,7 @@ class Stub:
         if answer.gate is not None:
             answer.gate.wait(20)
         with suppress(OSError):
-            _send(handler, answer)
+            _send(handler, answer, self._over)
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -139,19 +141,20 @@ class Stub:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._over.set()
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
         assert not self.failed, self.failed
 
 
-def _send(handler: BaseHTTPRequestHandler, answer: Answer) -> None:
+def _send(handler: BaseHTTPRequestHandler, answer: Answer, over: threading.Event) -> None:
     if answer.drop:
         _break(handler)
         return
     body = answer.body
     if answer.trickle is not None:
-        _trickle(handler, answer, answer.trickle)
+        _trickle(handler, answer, answer.trickle, over)
         return
     handler.send_response(answer.status)
     headers = {"Content-Type": "application/json", "Content-Length": str(len(body))}
@@ -166,7 +169,9 @@ def _send(handler: BaseHTTPRequestHandler, answer: Answer) -> None:
         _break(handler)
 
 
-def _trickle(handler: BaseHTTPRequestHandler, answer: Answer, fast: int) -> None:
+def _trickle(
+    handler: BaseHTTPRequestHandler, answer: Answer, fast: int, over: threading.Event
+) -> None:
     handler.close_connection = True
     headers = {"Content-Length": str(len(answer.body)), **answer.headers}
     lines = [f"HTTP/1.1 {answer.status} Slow", *(f"{n}: {v}" for n, v in headers.items()), "", ""]
@@ -174,8 +179,10 @@ def _trickle(handler: BaseHTTPRequestHandler, answer: Answer, fast: int) -> None
     handler.wfile.write(whole[:fast])
     for byte in whole[fast:]:
         handler.wfile.flush()
-        if select.select([handler.connection], [], [], 0.005)[0]:
-            return  # readable: the client hung up
+        gone = select.select([handler.connection], [], [], 0.005)[0]  # readable: it hung up
+        if gone or over.is_set():
+            _break(handler)
+            return
         handler.wfile.write(bytes([byte]))
 
 

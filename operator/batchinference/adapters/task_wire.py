@@ -65,9 +65,13 @@ def report_frame(report: TaskReport) -> bytes:
 def result_frame(result: TaskResult) -> bytes:
     """The frame of a result, the last one of its task."""
     if isinstance(result, TaskFault):
-        # Not by the codec: seconds are a float, which the journal's codec refuses.
-        return _frame({"fault": [result.kind, result.reason, result.message, result.after_s]})
+        return _frame(_fault(result))
     return _frame({"result": _tagged(result)})
+
+
+def farewell_frame(fault: TaskFault) -> bytes:
+    """The frame of a fault for which the worker ends itself: it must be given no other task."""
+    return _frame({**_fault(fault), "farewell": True})
 
 
 def read_task(message: Mapping[str, Any]) -> Task:
@@ -102,6 +106,11 @@ def read_answer(message: Mapping[str, Any]) -> TaskReport | TaskResult | None:
 def is_report(answer: TaskReport | TaskResult) -> bool:
     """Whether the task goes on after this."""
     return isinstance(answer, TaskReport)
+
+
+def is_farewell(message: Mapping[str, Any]) -> bool:
+    """Whether the worker that sent the message ends now."""
+    return bool(message.get("farewell"))
 
 
 def read_frame(stream: BinaryIO) -> Mapping[str, Any] | None:
@@ -139,6 +148,11 @@ def _exactly(stream: BinaryIO, size: int) -> bytes:
 def _frame(message: Mapping[str, Any]) -> bytes:
     content = msgspec.json.encode(message)
     return HEADER.pack(len(content)) + content
+
+
+def _fault(fault: TaskFault) -> dict[str, Any]:
+    # Not by the codec: seconds are a float, which the journal's codec refuses.
+    return {"fault": [fault.kind, fault.reason, fault.message, fault.after_s]}
 
 
 def _tagged(value: Any) -> dict[str, Any]:

@@ -23,10 +23,17 @@ from asyncio.subprocess import PIPE, Process
 from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-from batchinference.adapters.task_wire import HEADER, is_report, read_answer, task_frame, unpack
+from batchinference.adapters.task_wire import (
+    HEADER,
+    is_farewell,
+    is_report,
+    read_answer,
+    task_frame,
+    unpack,
+)
 from batchinference.errors import BatchInferenceError
 from batchinference.model.status import Reason
 from batchinference.model.work import (
@@ -70,7 +77,9 @@ class _Worker:
 
     Attributes:
         job: what it works on.
-        ready: it has imported everything and said so.
+        ready: it has imported everything and said so, and has not taken its leave.
+        answered: it was ready once.
+        farewell: it said that it ends itself, and why.
     """
 
     number: int
@@ -79,7 +88,8 @@ class _Worker:
     job: _Job | None = None
     ready: bool = False
     life: asyncio.Task[None] | None = None
-    answered: bool = field(default=False)
+    answered: bool = False
+    farewell: str = ""
 
 
 class WorkerPool:
@@ -245,7 +255,7 @@ class WorkerPool:
     async def _live(self, worker: _Worker) -> None:
         wait_s = 0.0
         while await self._still_open(wait_s):
-            worker.answered = False
+            worker.answered, worker.farewell = False, ""
             try:
                 worker.process = await asyncio.create_subprocess_exec(
                     *self._command,
@@ -289,8 +299,8 @@ class WorkerPool:
                 (length,) = HEADER.unpack(await process.stdout.readexactly(HEADER.size))
                 if length > _FRAME_LIMIT:
                     raise BatchInferenceError(f"a frame of {length} bytes")  # noqa: TRY301
-                content = await process.stdout.readexactly(length)
-                answer = read_answer(unpack(content))
+                message = unpack(await process.stdout.readexactly(length))
+                answer = read_answer(message)
             except (asyncio.IncompleteReadError, ConnectionError):
                 return
             except BatchInferenceError:
@@ -299,7 +309,9 @@ class WorkerPool:
                 return
             if answer is None:
                 worker.ready = worker.answered = True
-            elif worker.job is not None:
+            elif is_farewell(message) and isinstance(answer, TaskFault):
+                worker.ready, worker.farewell = False, answer.message
+            if answer is not None and worker.job is not None:
                 self._tell(worker, answer)
             self._dispatch()
 
@@ -325,6 +337,9 @@ class WorkerPool:
             return
         if job is not None and job.stopped:
             log.info("worker %d was ended with its task %s", worker.number, job.task.id)
+            return
+        if worker.farewell:
+            log.warning("worker %d has ended itself: %s", worker.number, worker.farewell)
             return
         how = _how(status)
         if self._metrics is not None:

@@ -1,7 +1,8 @@
 """The worker process: takes tasks from standard input, performs them, answers on standard output.
 
 Started by `adapters.workers`, one task at a time. Whatever else a library prints goes to standard
-error; secrets come with the tasks and stay in memory. The process ends with its parent.
+error; secrets come with the tasks and stay in memory. The process ends with its parent, and ends
+itself over a transfer that is too slow: what hangs in a library's call can't be stopped otherwise.
 """
 
 from __future__ import annotations
@@ -14,12 +15,13 @@ import queue
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import BinaryIO
 
 from batchinference.adapters import task_wire
+from batchinference.adapters.transfers import TRANSFERS, Transfers
 from batchinference.errors import Fault, Permanent, Retry, Stalled, Waiting
 from batchinference.model.status import Reason
 from batchinference.model.work import FaultKind, Task, TaskFault, TaskReport, TaskResult
@@ -40,30 +42,79 @@ _KINDS = (
 )
 
 
-def serve(perform: Perform, arguments: Sequence[str] | None = None) -> None:
-    """Perform tasks until standard input ends; then the process is over at once."""
+_WATCH_S = 1.0
+_TOO_SLOW = 75
+"""Exit status, for the process table alone: the farewell says it to the operator."""
+
+
+class _Answers:
+    """Standard output, for one frame at a time."""
+
+    def __init__(self) -> None:
+        """Take it for answers alone; what libraries print goes to standard error."""
+        sys.stdout.flush()
+        self._stream = os.fdopen(os.dup(1), "wb")
+        self._lock = threading.Lock()
+        os.dup2(2, 1)
+
+    def send(self, frame: bytes) -> None:
+        with self._lock:
+            self._send(frame)
+
+    def _send(self, frame: bytes) -> None:
+        self._stream.write(frame)
+        self._stream.flush()
+
+    def watch(self, transfers: Transfers, every_s: float) -> None:
+        """End the process over a transfer that is too slow, with its fault as the last answer."""
+        while True:
+            time.sleep(every_s)
+            if transfers.too_slow() is None:
+                continue
+            with self._lock:
+                # Asked again: while the lock was taken by its answer, the task may have ended.
+                slow = transfers.too_slow()
+                if slow is not None:
+                    fault = TaskFault(FaultKind.RETRY, slow.reason, slow.message, slow.after_s)
+                    self._send(task_wire.farewell_frame(fault))
+                    os._exit(_TOO_SLOW)
+
+
+def serve(
+    perform: Perform,
+    arguments: Sequence[str] | None = None,
+    *,
+    transfers: Transfers = TRANSFERS,
+    watch_s: float = _WATCH_S,
+) -> None:
+    """Perform tasks until standard input ends; then the process is over at once.
+
+    Args:
+        perform: does a task.
+        arguments: the command line's.
+        transfers: where tasks count what they move.
+        watch_s: seconds between two looks at it.
+    """
     parser = argparse.ArgumentParser(prog="batchinference.app.worker")
     parser.add_argument("--spool", type=Path, required=True)
     spool: Path = parser.parse_args(arguments).spool
     _die_with_parent()
     configure_from_environment()
-    answers = _private_output()
+    answers = _Answers()
     tasks: queue.SimpleQueue[Task] = queue.SimpleQueue()
     # Read all the time, so that the end of the input is seen in the middle of a task too.
     threading.Thread(target=_read, args=(tasks,), daemon=True, name="tasks").start()
-    answers.write(task_wire.ready())
-    answers.flush()
+    watch = (transfers, watch_s)
+    threading.Thread(target=answers.watch, args=watch, daemon=True, name="transfers").start()
+    answers.send(task_wire.ready())
     while True:
         task = tasks.get()
-        result = _perform(perform, task, spool, answers)
-        answers.write(task_wire.result_frame(result))
-        answers.flush()
+        answers.send(task_wire.result_frame(_perform(perform, task, spool, answers)))
 
 
-def _perform(perform: Perform, task: Task, spool: Path, answers: BinaryIO) -> TaskResult:
+def _perform(perform: Perform, task: Task, spool: Path, answers: _Answers) -> TaskResult:
     def report(what: TaskReport) -> None:
-        answers.write(task_wire.report_frame(what))
-        answers.flush()
+        answers.send(task_wire.report_frame(what))
 
     try:
         return perform(task, spool, report)
@@ -90,14 +141,6 @@ def _read(tasks: queue.SimpleQueue[Task]) -> None:
         os._exit(1)
     # Not sys.exit: that would end this thread alone, and a task may run for hours.
     os._exit(0)
-
-
-def _private_output() -> BinaryIO:
-    """Standard output for answers alone; what libraries print goes to standard error."""
-    sys.stdout.flush()
-    answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)
-    return answers
 
 
 def _die_with_parent() -> None:

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 from batchinference.errors import BatchInferenceError, Retry, Stalled
 from batchinference.model.batch import Account
-from batchinference.model.run import ProviderPin
+from batchinference.model.run import ProviderPin, Run
 from batchinference.model.status import Reason
 from batchinference.ports import BatchProvider, ProviderFactory, ResolvedProvider
 from batchinference.runtime.credentials import Credentials, fingerprint
+
+_CLAIM_THREADS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,7 @@ class Clients:
         self._credentials = credentials
         self._timeout_s = timeout_s
         self._clients: dict[str, Connected] = {}
+        self._threads: dict[str, ThreadPoolExecutor] = {}
 
     async def connect(
         self, identity: str, namespace: str, settings: Mapping[str, Any]
@@ -86,9 +90,16 @@ class Clients:
         """These credentials were rejected: read the Secrets again before the next call."""
         self._credentials.forget(namespace, settings)
 
-    def holds_claim(self, *args: Any) -> bool:
-        """See `ProviderFactory.holds_claim`; blocking."""
-        return self._factory.holds_claim(*args)
+    async def holds_claim(self, run: Run, connected: Connected) -> bool:
+        """See `ProviderFactory.holds_claim`. In threads of this connection alone: a store that
+        answers ever so slowly is above the time-outs of sockets, and must hold up no other.
+        """
+        threads = self._threads.get(connected.key)
+        if threads is None:
+            threads = self._threads[connected.key] = ThreadPoolExecutor(_CLAIM_THREADS, "claims")
+        return await asyncio.get_running_loop().run_in_executor(
+            threads, self._factory.holds_claim, run, connected.resolved
+        )
 
     async def close(self) -> None:
         """Release all connections."""
@@ -98,6 +109,9 @@ class Clients:
             except (BatchInferenceError, OSError):
                 continue
         self._clients.clear()
+        for threads in self._threads.values():
+            threads.shutdown(wait=False, cancel_futures=True)
+        self._threads.clear()
 
 
 def no_answer(settings: Mapping[str, Any], within_s: float) -> str:

@@ -274,7 +274,7 @@ class Effects:
         """The output claim is read again before each submission (protocol 3.1)."""
         try:
             async with asyncio.timeout(max(left, 0)):
-                held = await asyncio.to_thread(self._clients.holds_claim, run, connected.resolved)
+                held = await self._clients.holds_claim(run, connected)
         except TimeoutError:
             return NotSent(Reason.OUTPUT_UNAVAILABLE, "The output place did not answer in time")
         except Fault as fault:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from datetime import timedelta
-from typing import IO, TYPE_CHECKING, Any, TypeVar, cast
+from typing import IO, TYPE_CHECKING, Any, cast
 from urllib.parse import quote
 
 import httpx2
@@ -24,7 +25,7 @@ from batchinference.adapters.openai_batch.names import file_name, file_prefix
 from batchinference.adapters.openai_batch.results import result
 from batchinference.adapters.openai_batch.stored_file import StoredFile
 from batchinference.adapters.openai_batch.view import count, text, time_of
-from batchinference.adapters.pace import PACE, Pace
+from batchinference.adapters.transfers import TRANSFERS, Transfers
 from batchinference.errors import Fault, Retry, Stalled, Waiting
 from batchinference.model.batch import SubmissionID
 from batchinference.model.run import Run
@@ -41,8 +42,6 @@ from batchinference.records.wire import wire_id
 
 if TYPE_CHECKING:
     from openai._types import RequestOptions
-
-T = TypeVar("T")
 
 _TIMEOUT = Timeout(120.0, connect=10.0, pool=10.0)
 _RETRIES = 2
@@ -70,7 +69,7 @@ class OpenAIData:
         secrets: Mapping[str, Mapping[str, str]],
         *,
         sleep: Callable[[float], None] = time.sleep,
-        pace: Pace = PACE,
+        transfers: Transfers = TRANSFERS,
     ) -> None:
         """Make a client; no call is made yet.
 
@@ -78,14 +77,14 @@ class OpenAIData:
             settings: the provider's spec as the API server has it.
             secrets: resolved Secrets by role; `apiKey` and `caBundle` are read.
             sleep: how to wait between attempts.
-            pace: the slowest that a call and a transfer may be.
+            transfers: where calls and downloads are counted.
 
         Raises:
             Stalled: the settings or the Secrets can't be used.
         """
         self._client = sync_client(connection(settings, secrets), _TIMEOUT, _RETRIES)
         self._sleep = sleep
-        self._pace = pace
+        self._transfers = transfers
 
     def close(self) -> None:
         """Release connections."""
@@ -158,12 +157,10 @@ class OpenAIData:
         return found
 
     def _create(self, name: str, content: StoredFile, size: int) -> Mapping[str, Any]:
-        def create() -> bytes:
-            file = (name, cast("IO[bytes]", content), "application/jsonl")
+        file = (name, cast("IO[bytes]", content), "application/jsonl")
+        with self._call(f"The upload of {name}", size):
             answer = self._client.files.with_raw_response.create(file=file, purpose="batch")
-            return answer.content
-
-        return _object(self._in_time(f"The upload of {name}", create, size))
+            return _object(answer.content)
 
     def _upload_fault(self, error: Exception, name: str) -> Exception:
         if isinstance(error, APIStatusError) and error.status_code in {400, 402, 413}:
@@ -211,7 +208,7 @@ class OpenAIData:
         """See `ports.BatchData.open_results`."""
         for file_id in files:
             last = b"\n"
-            for piece in download(self._client, file_id, self._sleep, self._pace):
+            for piece in download(self._client, file_id, self._sleep, self._transfers):
                 last = piece[-1:]
                 yield piece
             if last != b"\n":
@@ -272,10 +269,8 @@ class OpenAIData:
     def _delete(self, file_id: str) -> None:
         path = f"/files/{_quoted(file_id)}"
         try:
-            self._in_time(
-                f"Deleting the file {file_id}",
-                lambda: self._client.delete(path, cast_to=httpx2.Response),
-            )
+            with self._call(f"Deleting the file {file_id}"):
+                self._client.delete(path, cast_to=httpx2.Response)
         except APIStatusError as error:
             # 400: some servers say so of an id that is none, such as a batch's.
             if error.status_code not in {400, 404, 405, 410}:
@@ -284,14 +279,12 @@ class OpenAIData:
             raise fault(error, f"delete the file {file_id}") from error
 
     def _get(self, path: str, query: Mapping[str, Any]) -> bytes:
-        def get() -> bytes:
-            options: RequestOptions = {"params": dict(query)}
+        options: RequestOptions = {"params": dict(query)}
+        with self._call(f"Reading {path}"):
             return self._client.get(path, cast_to=httpx2.Response, options=options).content
 
-        return self._in_time(f"Reading {path}", get)
-
-    def _in_time(self, what: str, do: Callable[[], T], size: int = 0) -> T:
-        return self._pace.call(what, Reason.PROVIDER_UNAVAILABLE, do, size)
+    def _call(self, what: str, size: int = 0) -> AbstractContextManager[None]:
+        return self._transfers.call(what, Reason.PROVIDER_UNAVAILABLE, size)
 
 
 def _quoted(file_id: str) -> str:

@@ -17,7 +17,7 @@ import httpx2
 from openai import APIStatusError, OpenAI, OpenAIError
 
 from batchinference.adapters.openai_batch.faults import fault
-from batchinference.adapters.pace import Pace, Transfer
+from batchinference.adapters.transfers import Transfer, Transfers
 from batchinference.errors import Permanent, Retry
 from batchinference.model.status import Reason
 from batchinference.records.codes import ANSWER_LOST
@@ -50,18 +50,18 @@ class _Body:
 
 
 def download(
-    client: OpenAI, file_id: str, sleep: Callable[[float], None], pace: Pace
+    client: OpenAI, file_id: str, sleep: Callable[[float], None], transfers: Transfers
 ) -> Iterator[bytes]:
     """The file in pieces.
 
     Raises:
         Permanent: `AnswerLost`: the server no longer has it.
-        Retry: it was cut again and again, is too slow, or is another one when read again.
+        Retry: it was cut again and again, or is another one when read again.
         Stalled: credentials or endpoint are no good.
     """
     position, checksum, failures, absent = 0, 0, 0, 0
     what = f"Reading the result file {file_id}"
-    transfer = Transfer(pace, what, Reason.PROVIDER_UNAVAILABLE)
+    transfer = transfers.begin(what, Reason.PROVIDER_UNAVAILABLE)
     while True:
         before = position
         try:
@@ -111,7 +111,11 @@ def download(
 
 def _pieces(answer: APIResponse[Any], transfer: Transfer) -> Iterator[bytes]:
     pieces = answer.iter_bytes()
-    while (piece := transfer.call(lambda: next(pieces, None))) is not None:
+    while True:
+        with transfer.moving():
+            piece = next(pieces, None)
+        if piece is None:
+            return
         transfer.moved(len(piece))
         yield piece
 
@@ -124,7 +128,8 @@ def _open(client: OpenAI, file_id: str, position: int, transfer: Transfer) -> It
         headers["Range"] = f"bytes={position}-"
     with ExitStack() as opened:
         content = client.files.with_streaming_response.content(file_id, extra_headers=headers)
-        answer = transfer.call(lambda: opened.enter_context(content))
+        with transfer.asking():
+            answer = opened.enter_context(content)
         given = _CONTENT_RANGE.fullmatch(answer.headers.get("content-range", ""))
         if answer.status_code == 206 and given and int(given[1]) == position:
             yield _Body(answer, position, None if given[2] == "*" else int(given[2]))

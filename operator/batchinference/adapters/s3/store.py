@@ -9,15 +9,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from botocore import exceptions as aws
 
 from batchinference.adapters import aws as cloud
-from batchinference.adapters.pace import PACE, Pace, Transfer
-from batchinference.adapters.s3.calls import keep_pace
+from batchinference.adapters.s3.calls import count_calls
 from batchinference.adapters.s3.faults import (
     BROKEN,
     CHANGED,
@@ -29,6 +27,7 @@ from batchinference.adapters.s3.faults import (
     split_uri,
 )
 from batchinference.adapters.s3.writer import PART, S3Writer
+from batchinference.adapters.transfers import TRANSFERS, Transfers
 from batchinference.errors import Fault, InvalidObject, Permanent, Retry, Stalled
 from batchinference.model.codec import decode
 from batchinference.model.provider import S3Storage
@@ -64,7 +63,7 @@ class S3Store:
         *,
         own_identity: bool = False,
         sleep: Callable[[float], None] = time.sleep,
-        pace: Pace = PACE,
+        transfers: Transfers = TRANSFERS,
         part: int = PART,
         copy_limit: int = COPY_LIMIT,
         copy_part: int = COPY_PART,
@@ -76,7 +75,7 @@ class S3Store:
             secrets: resolved Secrets by role; `storage` is read.
             own_identity: whether the operator's own identity may be used where no Secret is named.
             sleep: how to wait between attempts.
-            pace: the slowest that a call and a transfer may be.
+            transfers: where calls and reads are counted.
             part: bytes of one part of a streaming write.
             copy_limit: bytes above which a copy goes by parts.
             copy_part: bytes of one part of a copy.
@@ -94,7 +93,7 @@ class S3Store:
         foreign = bool(storage.endpoint_url)
         checksums = "when_required" if foreign else "when_supported"
         session = cloud.session(keys, storage.region)
-        keep_pace(session, pace)
+        count_calls(session, transfers)
         self._client: S3Client = session.client(
             "s3",
             endpoint_url=storage.endpoint_url or None,
@@ -109,7 +108,7 @@ class S3Store:
             ),
         )
         self._sleep = sleep
-        self._pace = pace
+        self._transfers = transfers
         self._part = part
         self._copy_limit = copy_limit
         self._copy_part = copy_part
@@ -165,13 +164,14 @@ class S3Store:
     def read(self, info: ObjectInfo, start: int = 0) -> Iterator[bytes]:
         """See `ports.ObjectStore.read`."""
         position, failures = start, 0
-        transfer = Transfer(self._pace, f"Reading {info.uri}", Reason.STORAGE_UNAVAILABLE)
+        transfer = self._transfers.begin(f"Reading {info.uri}", Reason.STORAGE_UNAVAILABLE)
         while position < info.size:
             body = self._open(info, position)["Body"]
             try:
                 while position < info.size:
                     wanted = min(CHUNK, info.size - position)
-                    piece = transfer.call(partial(body.read, wanted), wanted)
+                    with transfer.moving(wanted):
+                        piece = body.read(wanted)
                     if not piece:
                         break
                     transfer.moved(len(piece))
@@ -233,10 +233,9 @@ class S3Store:
                         f"{uri} has {found['ContentLength']} bytes; at most {limit} are read.",
                     )
                 try:
-                    size = found["ContentLength"]
-                    return self._pace.call(
-                        f"Reading {uri}", Reason.STORAGE_UNAVAILABLE, body.read, size
-                    )
+                    what, size = f"Reading {uri}", found["ContentLength"]
+                    with self._transfers.call(what, Reason.STORAGE_UNAVAILABLE, size):
+                        return body.read()
                 except BROKEN as error:
                     if attempt == READ_ATTEMPTS:
                         raise Retry(
