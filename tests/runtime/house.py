@@ -9,7 +9,7 @@ import asyncio
 import logging
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
@@ -246,13 +246,18 @@ def play(
     *,
     habits: Habits = HABITS,
     latency_s: float = 0.0,
+    complaints: Sequence[str] = (),
     **settings: Any,
 ) -> None:
-    """Run a scene in virtual time; nothing may be billed or submitted twice in it."""
+    """Run a scene in virtual time; nothing may be billed or submitted twice in it.
+
+    `complaints`: what the runtime must log as errors; the last one, any number of times.
+    """
+    expected = [*complaints]
 
     async def main() -> None:
         track_tasks(asyncio.get_running_loop())
-        with Complaints() as complaints, tempfile.TemporaryDirectory() as spool:
+        with Complaints() as heard, tempfile.TemporaryDirectory() as spool:
             timing = replace(SETTINGS, **settings)
             house = House(Path(spool), habits=habits, settings=timing, latency_s=latency_s)
             try:
@@ -261,6 +266,9 @@ def play(
                 await house.close()
             assert provider_problems([house.server]) == []
             assert billing_problems(house.server, house.clock.now()) == []
-            assert complaints.said == []
+            assert len(heard.said) >= len(expected), expected
+            for number, said in enumerate(heard.said):
+                assert expected, said
+                assert expected[min(number, len(expected) - 1)] in said
 
     run_virtual(main())

@@ -197,7 +197,7 @@ async def test_an_end_is_told_until_the_journal_has_it_and_nothing_else_twice(po
         await post.ask()
         for _, outcome in post.told:
             assert isinstance(outcome, BatchSeen)
-            entry.notes = entry.notes.with_view(outcome.view)
+            entry.notes = entry.notes.with_views([outcome.view])
     assert [batch for _, batch in post.seen()].count(ended.id) == 2
     assert len(post.seen()) == 3
 

@@ -107,12 +107,12 @@ def claim_after_sending(stack: ExitStack) -> None:
     """Effects start before their claim is written."""
     once = reconciler.Reconciler._is_ours
 
-    async def is_ours(self: Any, entry: Any, decision: Any, outcomes: Any) -> bool:
+    async def is_ours(self: Any, entry: Any, decision: Any) -> bool:
         for shard in decision.run.shards:
             if shard.state is ShardState.CLAIMED and shard not in entry.run.shards:
                 connected = await self._clients.of_run(decision.run.provider)
                 await connected.client.submit(shard.submissions[-1].request)
-        return await once(self, entry, decision, outcomes)
+        return await once(self, entry, decision)
 
     _set(stack, reconciler.Reconciler, "_is_ours", is_ours)
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import assert_never
 
-from batchinference.core.effects import StartTask
+from batchinference.core.effects import FINALIZER, StartTask
 from batchinference.core.follow import (
     batch_missing,
-    batch_seen,
+    batches_seen,
     cancel_answered,
     input_deleted,
     looked_up,
@@ -77,11 +77,11 @@ def absorb(run: Run, notes: Notes, outcome: Outcome, setting: Setting) -> tuple[
         case CancelAnswered():
             return cancel_answered(run, notes, outcome, setting)
         case BatchSeen():
-            return batch_seen(run, notes, outcome.view, setting)
+            return batches_seen(run, notes, (outcome.view,), setting)
         case BatchMissing():
             return run, batch_missing(notes, outcome, setting)
         case FinalizerSet():
-            return run, notes.without_failure("finalizer")
+            return run, notes.without_failure(FINALIZER)
         case EffectFailed():
             failed = notes.with_failure(
                 outcome.effect.id, outcome.fault, setting.now, setting.timing, setting.jitter

@@ -16,6 +16,7 @@ from datetime import timedelta
 from batchinference.core.begin import starts_afresh
 from batchinference.core.draft import Decision, Draft, Observed
 from batchinference.core.effects import (
+    TASKS,
     Announce,
     SetFinalizer,
     StartTask,
@@ -227,7 +228,7 @@ def hold_back(draft: Draft) -> bool:
         return False
     draft.held = True
     if run.phase in {RunPhase.ADMITTING, RunPhase.STAGING}:
-        if any(effect_id.startswith("task:") for effect_id in draft.notes.inflight):
+        if any(effect_id.startswith(TASKS) for effect_id in draft.notes.inflight):
             draft.effects.append(StopTasks())
         return True
     return False

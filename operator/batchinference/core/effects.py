@@ -25,7 +25,7 @@ class StartTask:
     @property
     def id(self) -> str:
         """See the module."""
-        return ":".join(["task", self.kind, *_numbers(self.shard, self.ordinal)])
+        return TASKS + ":".join([self.kind, *_numbers(self.shard, self.ordinal)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class Submit:
     @property
     def id(self) -> str:
         """See the module."""
-        return f"submit:{self.shard}:{self.ordinal}"
+        return submitting(self.shard, self.ordinal)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ class LookUp:
     @property
     def id(self) -> str:
         """See the module."""
-        return f"look:{self.shard}:{self.ordinal}"
+        return looking(self.shard, self.ordinal)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ class DeleteInput:
     @property
     def id(self) -> str:
         """See the module."""
-        return f"fence:{self.shard}:{self.ordinal}"
+        return fencing(self.shard, self.ordinal)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +89,41 @@ class CancelBatch:
         return cancelling(self.batch_id)
 
 
+def submitting(shard: int, ordinal: int) -> str:
+    """The id of the create call of a submission."""
+    return f"submit:{shard}:{ordinal}"
+
+
+def resubmitting(shard: int) -> str:
+    """The id under which it is noted why a shard was put back, whatever its ordinal."""
+    return f"submit:{shard}"
+
+
+def looking(shard: int, ordinal: int) -> str:
+    """The id of a look for a submission."""
+    return f"look:{shard}:{ordinal}"
+
+
+def fencing(shard: int, ordinal: int) -> str:
+    """The id of the deletion of a submission's input."""
+    return f"fence:{shard}:{ordinal}"
+
+
 def cancelling(batch_id: str) -> str:
     """The id of the effect that cancels a batch."""
     return f"cancel:{batch_id}"
+
+
+def following(batch_id: str) -> str:
+    """The id under which trouble with following a batch is noted."""
+    return f"follow:{batch_id}"
+
+
+FINALIZER = "finalizer"
+"""The id of whatever is done with our finalizer."""
+
+TASKS = "task:"
+"""What the ids of all tasks begin with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +135,7 @@ class SetFinalizer:
     @property
     def id(self) -> str:
         """See the module."""
-        return "finalizer"
+        return FINALIZER
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,11 +6,20 @@ The rules of protocol 4.4 and 5 for reading an answer are here; what is asked ne
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
+from typing import Any
 
 from batchinference.core.backoff import backoff_s
-from batchinference.core.effects import cancelling
+from batchinference.core.effects import (
+    cancelling,
+    fencing,
+    following,
+    looking,
+    resubmitting,
+    submitting,
+)
 from batchinference.core.late import appeared, ended, submission_of
 from batchinference.core.notes import Notes
 from batchinference.core.outcomes import (
@@ -71,7 +80,7 @@ def submit_answered(
         return run, notes  # settled meanwhile: by the poller, or by a look
     if isinstance(outcome, OutcomeUnknown) or shard.last.attempted:
         fault = TaskFault(FaultKind.RETRY, Reason.OUTCOME_UNKNOWN, outcome.message)
-        effect_id = f"submit:{answer.shard}:{answer.ordinal}"
+        effect_id = submitting(*key)
         noted = notes.with_failure(effect_id, fault, setting.now, setting.timing, setting.jitter)
         return lose(run, noted, shard)
     if isinstance(outcome, NotSent):
@@ -79,7 +88,7 @@ def submit_answered(
         growing = _growing_wait_s(shard, setting.timing)
         wait = max(setting.timing.reference_retry_s, growing)
         fault = TaskFault(FaultKind.STALLED, outcome.reason, outcome.message, wait)
-        effect_id = f"submit:{answer.shard}"
+        effect_id = resubmitting(answer.shard)
         noted = notes.with_failure(effect_id, fault, setting.now, setting.timing, setting.jitter)
         return run.with_shard(_put_back(shard, setting, wait)), noted
     return _refused(run, notes, shard, outcome, setting)
@@ -111,7 +120,7 @@ def _refused(
     kind, reason = _PUT_BACK[refused.kind]
     wait = _put_back_wait_s(shard, refused, setting.timing)
     noted = notes.with_failure(
-        f"submit:{shard.index}",
+        resubmitting(shard.index),
         TaskFault(kind, reason, text, wait),
         setting.now,
         setting.timing,
@@ -169,12 +178,17 @@ def accepted(
     run: Run, notes: Notes, key: tuple[int, int], view: BatchView, now: datetime
 ) -> tuple[Run, Notes]:
     """The provider has that submission as this batch."""
-    notes = notes.with_view(view)
-    if key[0] >= len(run.shards):
+    notes = notes.with_views([view])
+    if key[0] >= len(run.shards) or run.shards[key[0]].batch(view.id) is not None:
         return run, notes
+    return _taken(run, notes, key, view, now)
+
+
+def _taken(
+    run: Run, notes: Notes, key: tuple[int, int], view: BatchView, now: datetime
+) -> tuple[Run, Notes]:
+    """As `accepted`, of a batch that the shard does not know."""
     shard = run.shards[key[0]]
-    if shard.batch(view.id) is not None:
-        return run, notes
     current = of_ordinal(run, *key)
     stepped = step_shard(shard, ShardInput.ACCEPT) if current and _may_hold(run, shard) else None
     if stepped is None:
@@ -185,8 +199,7 @@ def accepted(
         accepted_at=view.created_at or now,
         batch_state=view.state,
     )
-    numbers = f"{key[0]}:{key[1]}"
-    moot = (f"submit:{key[0]}", f"submit:{numbers}", f"look:{numbers}", f"fence:{numbers}")
+    moot = (resubmitting(key[0]), submitting(*key), looking(*key), fencing(*key))
     return run.with_shard(changed), notes.without_looks(key).without_failure(*moot)
 
 
@@ -202,12 +215,10 @@ def _may_hold(run: Run, shard: Shard) -> bool:
 def looked_up(run: Run, notes: Notes, look: LookedUp, setting: Setting) -> tuple[Run, Notes]:
     """The provider was asked for a submission."""
     key = (look.shard, look.ordinal)
-    effect_id = f"look:{look.shard}:{look.ordinal}"
+    effect_id = looking(*key)
     if look.view is not None:
         run, notes = accepted(run, notes, key, look.view, setting.now)
-        run, notes = batch_seen(run, notes, look.view, setting)
-    for view in look.others:
-        run, notes = batch_seen(run, notes, view, setting)
+        run, notes = batches_seen(run, notes, (look.view, *look.others), setting)
     if not _is_looked_for(run, key):
         return run, notes.without_failure(effect_id)
     if look.view is not None:
@@ -235,7 +246,7 @@ def input_deleted(
 ) -> tuple[Run, Notes]:
     """The fence stands, and absences are counted anew; or what was refused left nothing behind."""
     key = (outcome.shard, outcome.ordinal)
-    notes = notes.without_failure(f"fence:{outcome.shard}:{outcome.ordinal}")
+    notes = notes.without_failure(fencing(*key))
     shard = of_ordinal(run, *key)
     if shard is None or shard.last is None:
         return run, notes
@@ -268,24 +279,55 @@ def cancel_answered(
     return run.with_shard(changed), notes.without_failure(effect_id)
 
 
-def batch_seen(run: Run, notes: Notes, view: BatchView, setting: Setting) -> tuple[Run, Notes]:
-    """The poller saw a batch: ours, one that was lost, a late one, or foreign."""
-    shard = _following(run, view)
-    if shard is None:
-        key = submission_of(run, view)
-        if key is None:
-            return run, notes
-        run, notes = accepted(run, notes, key, view, setting.now)
-        shard = _following(run, view)
-        if shard is None:
-            return run, notes
-    notes = notes.with_view(view)
-    if _lacks_files(view):
-        return run, _files_missing(notes, view, setting)
-    notes = notes.without_failure(following(view.id))
-    if not view.state.is_over:
-        return run, notes
-    return run.with_shard(_ended(shard, view, setting)), notes.without_failure(cancelling(view.id))
+def batches_seen(
+    run: Run, notes: Notes, views: Iterable[BatchView], setting: Setting
+) -> tuple[Run, Notes]:
+    """Batches as a provider shows them: ours, lost ones, late ones, or foreign.
+
+    Takes time that grows with the run and with the views, not with their product: a provider may
+    show thousands of batches that say to be the same submission.
+    """
+    newest = {view.id: view for view in views}
+    live = {b.batch_id: shard.index for shard in run.shards for b in shard.live}
+    known = {(shard.index, b.batch_id) for shard in run.shards for b in shard.made}
+    ours: list[BatchView] = []
+    for view in newest.values():
+        if view.id not in live:
+            key = submission_of(run, view)
+            if key is None:
+                continue
+            if (key[0], view.id) not in known:
+                before = run
+                run, notes = _taken(run, notes, key, view, setting.now)
+                if run is not before:
+                    live[view.id] = key[0]
+        ours.append(view)
+    return _followed(run, notes.with_views(ours), ours, live, setting)
+
+
+def _followed(
+    run: Run,
+    notes: Notes,
+    views: Iterable[BatchView],
+    live: Mapping[str, int],
+    setting: Setting,
+) -> tuple[Run, Notes]:
+    """What batches say of which `live` tells the shards; others are over already."""
+    settled: list[str] = []
+    over: dict[int, list[BatchView]] = {}
+    for view in views:
+        if view.id not in live:
+            continue
+        if _lacks_files(view):
+            notes = _files_missing(notes, view, setting)
+            continue
+        settled.append(following(view.id))
+        if view.state.is_over:
+            settled.append(cancelling(view.id))
+            over.setdefault(live[view.id], []).append(view)
+    for index, ended_ones in over.items():
+        run = run.with_shard(_ended(run.shards[index], ended_ones, setting))
+    return run, notes.without_failure(*settled)
 
 
 def _lacks_files(view: BatchView) -> bool:
@@ -312,16 +354,6 @@ def _files_missing(notes: Notes, view: BatchView, setting: Setting) -> Notes:
     )
 
 
-def _following(run: Run, view: BatchView) -> Shard | None:
-    """The shard for which that batch is at the provider."""
-    return next((s for s in run.shards if any(b.batch_id == view.id for b in s.live)), None)
-
-
-def following(batch_id: str) -> str:
-    """The id under which trouble with following a batch is noted."""
-    return f"follow:{batch_id}"
-
-
 def batch_missing(notes: Notes, outcome: BatchMissing, setting: Setting) -> Notes:
     """The provider denies the batch: noted, and nothing follows from it (protocol 6.4)."""
     fault = _denied(outcome.batch_id)
@@ -338,22 +370,26 @@ def _denied(batch_id: str) -> TaskFault:
     return TaskFault(FaultKind.STALLED, Reason.BATCH_NOT_FOUND, text)
 
 
-def _ended(shard: Shard, view: BatchView, setting: Setting) -> Shard:
-    """One of the shard's batches is over."""
-    failure = view.failure
-    closed = shard.with_batch(
-        view.id,
-        state=SubmissionState.VOID if view.is_void else SubmissionState.ENDED,
-        ended_at=view.ended_at or setting.now,
-        batch_state=view.state,
-        files=view.files,
-        failure=failure,
-        **({"request": {}} if view.is_void else {}),
-    )
-    is_newest = closed.last is not None and closed.last.batch_id == view.id
-    if failure is not None and view.is_void and is_newest:
-        closed = _tried_in_vain(closed, failure, setting)
+def _ended(shard: Shard, views: Iterable[BatchView], setting: Setting) -> Shard:
+    """Some of the shard's batches are over."""
+    closed = shard.with_batches({view.id: _end(view, setting) for view in views})
+    last = closed.last
+    newest = next((view for view in views if last is not None and last.batch_id == view.id), None)
+    if newest is not None and newest.failure is not None and newest.is_void:
+        closed = _tried_in_vain(closed, newest.failure, setting)
     return ended(closed)
+
+
+def _end(view: BatchView, setting: Setting) -> dict[str, Any]:
+    """What changes in the submission of a batch that is over."""
+    return {
+        "state": SubmissionState.VOID if view.is_void else SubmissionState.ENDED,
+        "ended_at": view.ended_at or setting.now,
+        "batch_state": view.state,
+        "files": view.files,
+        "failure": view.failure,
+        **({"request": {}} if view.is_void else {}),
+    }
 
 
 def _tried_in_vain(shard: Shard, failure: BatchFailure, setting: Setting) -> Shard:

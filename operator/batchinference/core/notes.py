@@ -5,7 +5,7 @@ All of it may be lost at any time: a new process asks again.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -76,9 +76,9 @@ class Notes:
         """Its claim stands, or it will never be claimed."""
         return replace(self, uploads=_without(self.uploads, key))
 
-    def with_view(self, view: BatchView) -> Notes:
-        """A batch as seen now."""
-        return replace(self, views={**self.views, view.id: view})
+    def with_views(self, views: Iterable[BatchView]) -> Notes:
+        """Batches as seen now."""
+        return replace(self, views={**self.views, **{view.id: view for view in views}})
 
     def with_absence(
         self, key: SubmissionKey, now: datetime, *, readable: bool = True, complete: bool = True

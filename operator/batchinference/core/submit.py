@@ -9,8 +9,16 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from batchinference.core.draft import Draft
-from batchinference.core.effects import DeleteInput, LookUp, StartTask, Submit
-from batchinference.core.follow import following, lose, unpaid
+from batchinference.core.effects import (
+    DeleteInput,
+    LookUp,
+    StartTask,
+    Submit,
+    following,
+    resubmitting,
+    submitting,
+)
+from batchinference.core.follow import lose, unpaid
 from batchinference.core.keys import next_ordinal, submission_id
 from batchinference.core.late import taken_back, with_late
 from batchinference.core.notes import Look
@@ -68,12 +76,12 @@ def _claimed(draft: Draft, shard: Shard) -> Shard:
 
 def _is_being_sent(draft: Draft, shard: Shard) -> bool:
     assert shard.last is not None
-    return f"submit:{shard.index}:{shard.last.ordinal}" in draft.notes.inflight
+    return submitting(shard.index, shard.last.ordinal) in draft.notes.inflight
 
 
 def _tell_refusal(draft: Draft, shard: Shard) -> None:
     """Why the shard was put back the last time, until a try succeeds."""
-    refused = draft.notes.failures.get(f"submit:{shard.index}")
+    refused = draft.notes.failures.get(resubmitting(shard.index))
     if refused is not None:
         draft.tell(refused)
 

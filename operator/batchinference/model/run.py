@@ -204,9 +204,15 @@ class Shard:
 
     def with_batch(self, batch_id: str, **changes: Any) -> Shard:
         """The shard with the submission that has this batch changed."""
+        return self.with_batches({batch_id: changes})
+
+    def with_batches(self, changes: Mapping[str, Mapping[str, Any]]) -> Shard:
+        """The shard with the submissions changed that have these batches."""
 
         def changed(made: tuple[Submission, ...]) -> tuple[Submission, ...]:
-            return tuple(replace(s, **changes) if s.batch_id == batch_id else s for s in made)
+            return tuple(
+                replace(s, **changes[s.batch_id]) if s.batch_id in changes else s for s in made
+            )
 
         return replace(self, submissions=changed(self.submissions), late=changed(self.late))
 

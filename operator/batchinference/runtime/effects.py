@@ -14,6 +14,7 @@ from typing import Any
 
 from batchinference.clock import Clock
 from batchinference.core.effects import (
+    TASKS,
     Announce,
     CancelBatch,
     DeleteInput,
@@ -112,7 +113,7 @@ class Effects:
             return
         if isinstance(effect, StopTasks):
             self._runner.stop(entry.key)
-            entry.inflight = {i for i in entry.inflight if not i.startswith("task:")}
+            entry.inflight = {i for i in entry.inflight if not i.startswith(TASKS)}
             return
         entry.inflight.add(effect.id)
         task = asyncio.create_task(

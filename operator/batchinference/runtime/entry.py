@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass, field
 from datetime import datetime
 
 from batchinference.core.notes import Notes
-from batchinference.core.outcomes import Outcome
 from batchinference.core.problem import Problem
 from batchinference.model.job import JobSpec
 from batchinference.model.run import Run, RunPhase, ShardState
+from batchinference.runtime.mailbox import Mailbox
 
 
 @dataclass(slots=True)
@@ -42,7 +41,7 @@ class Entry:
     version: str = ""
     ahead_since: float | None = None
     notes: Notes = field(default_factory=Notes)
-    mailbox: deque[Outcome] = field(default_factory=deque)
+    mailbox: Mailbox = field(default_factory=Mailbox)
     inflight: set[str] = field(default_factory=set)
     problem: Problem | None = None
     written_at: datetime | None = None

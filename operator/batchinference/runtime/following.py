@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
-from batchinference.core.follow import following
+from batchinference.core.effects import following
 from batchinference.core.outcomes import BatchMissing, BatchSeen, Outcome
 from batchinference.errors import Fault, Retry
 from batchinference.model.batch import BatchView
@@ -130,21 +130,24 @@ class Following:
         """Tell what a listing shows; returns the ids of live batches that were on it."""
         client, timeout = group.connected.client, self._settings.call_timeout_s
         names = _Names(group.runs)
-        seen: set[str] = set()
-        appeared: list[tuple[BatchView, Entry]] = []
+        seen: dict[str, BatchView] = {}
+        appeared: dict[str, tuple[BatchView, Entry]] = {}
         try:
             async for view in listing(client, group.since - MARGIN, timeout):
+                # A batch may come twice: it moved to another page meanwhile, or pages overlap.
                 if view.id in group.live:
-                    self._saw(group.live[view.id], view, is_live=True)
-                    seen.add(view.id)
+                    seen[view.id] = view
                 elif (named := names.owner(view)) is not None:
-                    appeared.append((view, named))
+                    appeared[view.id] = (view, named)
         except ListingCut as cut:
             logger.warning("%s; batches that were not seen are asked one by one", cut.message)
-        # Of two that say that they are the same submission, the older one comes first.
-        for view, entry in sorted(appeared, key=lambda found: age(found[0])):
-            self._saw(entry, view, is_live=False)
-        return seen
+        finally:
+            for view in seen.values():
+                self._saw(group.live[view.id], view, is_live=True)
+            # Of two that say that they are the same submission, the older one comes first.
+            for view, entry in sorted(appeared.values(), key=lambda found: age(found[0])):
+                self._saw(entry, view, is_live=False)
+        return set(seen)
 
     def _saw(self, entry: Entry, view: BatchView, *, is_live: bool) -> None:
         """Tell the run, if it does not know that already.

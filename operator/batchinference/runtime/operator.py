@@ -233,11 +233,11 @@ class Operator:
     def _deliver(self, run_key: str, outcome: Outcome) -> None:
         entry = self._entries.get(run_key)
         if entry is not None:
-            entry.mailbox.append(outcome)
+            entry.mailbox.put(outcome)
             self._queue.add(run_key)
 
     def _effect_done(self, entry: Entry, effect_id: str, outcome: Outcome | None) -> None:
         entry.inflight.discard(effect_id)
         if outcome is not None:
-            entry.mailbox.append(outcome)
+            entry.mailbox.put(outcome)
         self._queue.add(entry.key)

@@ -11,12 +11,12 @@ import logging
 from dataclasses import replace
 
 from batchinference.clock import Clock, Randomness
-from batchinference.core.absorb import absorb
 from batchinference.core.backoff import backoff_s
 from batchinference.core.begin import afresh, journaled_spec, starts_afresh
 from batchinference.core.decide import decide
 from batchinference.core.draft import Decision, Observed
 from batchinference.core.effects import Announce, LookUp, SetFinalizer, StopTasks
+from batchinference.core.folding import Folded, came_of, fold
 from batchinference.core.notes import Notes
 from batchinference.core.outcomes import BatchMissing, LookedUp, Outcome, TaskDone
 from batchinference.core.problem import Problem, not_implemented
@@ -255,19 +255,26 @@ class Reconciler:
         fit = self._on_mended_provider(entry, entry.run)
         observed = await self._observe(entry, fit)
         decided_at = self._clock.elapsed()
-        outcomes = list(entry.mailbox)
-        entry.mailbox.clear()
+        outcomes = entry.mailbox.take()
         before = entry.run
         entry.spec = observed.spec
         run, notes = fit, replace(entry.notes, inflight=frozenset(entry.inflight))
         if observed.job is not None and observed.job.metadata.uid:
             run = _with_spec(run, observed.job)
         setting = Setting(observed.now, observed.spec, self._settings, self._randomness.random())
-        for outcome in outcomes:
-            run, notes = absorb(run, notes, outcome, setting)
-        decision = decide(run, notes, observed)
-        if not await self._is_ours(entry, decision, outcomes):
+        try:
+            folded = fold(run, notes, outcomes, setting)
+            decision = decide(folded.run, folded.notes, observed)
+            is_ours = await self._is_ours(entry, decision)
+        except Superseded:
+            raise  # there is no run any more that they could be of
+        except Exception:
+            entry.mailbox.put_back(outcomes)
+            raise
+        if not is_ours:
+            entry.mailbox.put_back(outcomes)
             return None
+        self._tell_dropped(entry, folded)
         entry.notes = decision.notes
         for effect in decision.effects:
             if effect != _LET_GO:
@@ -299,19 +306,22 @@ class Reconciler:
             entry.notes = Notes()
         return mended or run
 
-    async def _is_ours(self, entry: Entry, decision: Decision, outcomes: list[Outcome]) -> bool:
+    async def _is_ours(self, entry: Entry, decision: Decision) -> bool:
         """Whether the run is ours to go on with as decided; else it must be decided again, on what
         stands in the journal and with the same outcomes.
         """
-        try:
-            harmless = all(isinstance(effect, _HARMLESS) for effect in decision.effects)
-            current = await self._journaling.advance(entry, decision.run, confirmed=not harmless)
-        except Fault:
-            entry.mailbox.extendleft(reversed(outcomes))
-            raise
-        if not current:
-            entry.mailbox.extendleft(reversed(outcomes))
-        return current
+        harmless = all(isinstance(effect, _HARMLESS) for effect in decision.effects)
+        return await self._journaling.advance(entry, decision.run, confirmed=not harmless)
+
+    def _tell_dropped(self, entry: Entry, folded: Folded) -> None:
+        for one in folded.dropped:
+            self._metrics.count("outcomes_dropped_total", kind=type(one.outcome).__name__)
+            logger.error(
+                "Run %s: what came of %s can't be folded in and is dropped",
+                entry.key[:12],
+                came_of(one.outcome),
+                exc_info=one.error,
+            )
 
     async def _observe(self, entry: Entry, run: Run) -> Observed:
         now = self._clock.now()

@@ -82,6 +82,12 @@ DECLARED = (
     ),
     # the loop
     Declared("counter", "reconcile_errors_total", "Reconciliations that failed."),
+    Declared(
+        "counter",
+        "outcomes_dropped_total",
+        "Outcomes of effects that could not be made sense of; each is a defect.",
+        ("kind",),
+    ),
     Declared("histogram", "reconcile_duration_seconds", "How long a reconciliation took."),
     Declared("gauge", "queue_depth", "Keys that wait to be reconciled."),
     Declared("counter", "status_writes_total", "Writes of status.", ("outcome",)),

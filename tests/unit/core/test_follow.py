@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from batchinference.core.follow import following
+from batchinference.core.effects import following
 from batchinference.core.notes import Notes
 from batchinference.core.outcomes import (
     BatchMissing,

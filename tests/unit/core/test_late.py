@@ -6,8 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from batchinference.core.effects import Announce, CancelBatch, LookUp, StartTask, Submit
-from batchinference.core.follow import following
+from batchinference.core.effects import Announce, CancelBatch, LookUp, StartTask, Submit, following
 from batchinference.core.notes import Notes
 from batchinference.core.outcomes import BatchSeen, CancelAnswered, LookedUp, TaskDone
 from batchinference.model.batch import (

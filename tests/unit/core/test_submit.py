@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchinference.core.effects import DeleteInput, LookUp, StartTask, Submit
-from batchinference.core.follow import following
+from batchinference.core.effects import DeleteInput, LookUp, StartTask, Submit, following
 from batchinference.core.notes import Notes
 from batchinference.core.outcomes import LookedUp
 from batchinference.core.problem import Problem

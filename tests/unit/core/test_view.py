@@ -471,7 +471,7 @@ def test_counts_come_from_what_was_collected_else_from_what_the_provider_counts(
     )
     run = replace(run_with(*shards), staged=Staged(410, 10, 1, 1))
     view = replace(view_of(run, 1, batch_id="batch-1-1"), completed=30, failed=3)
-    notes = Notes().with_view(view)
+    notes = Notes().with_views([view])
     counts = request_counts(run, notes)
     assert (counts.total, counts.completed, counts.failed, counts.expired) == (410, 110, 23, 10)
     status = status_of(scene(run, notes=notes))
@@ -484,7 +484,7 @@ def test_a_server_that_counts_too_many_makes_no_progress_above_the_total() -> No
     run = replace(run_with(in_state(S.SUBMITTED)), staged=Staged(100, 0, 1, 1))
     for completed, failed in ((130, 0), (90, 90), (0, 7000)):
         view = replace(view_of(run), completed=completed, failed=failed)
-        status = status_of(scene(run, notes=Notes().with_view(view)))
+        status = status_of(scene(run, notes=Notes().with_views([view])))
         assert status.progress == "100/100"
 
 
@@ -493,13 +493,13 @@ def test_a_new_process_shows_what_was_shown_until_it_has_asked() -> None:
     run = replace(run, staged=Staged(200, 0, 1, 1))
     first = replace(view_of(run, 0, batch_id="batch-0-1"), completed=60)
     second = replace(view_of(run, 1, batch_id="batch-1-1"), completed=50, failed=1)
-    before = shown(run, notes=Notes().with_view(first).with_view(second))
+    before = shown(run, notes=Notes().with_views([first, second]))
     assert before["progress"] == "111/200"
     builder = job().with_status(before)
     assert shown(run, builder=builder) == before, "a restart writes nothing"
-    half = Notes().with_view(replace(first, completed=99))
+    half = Notes().with_views([replace(first, completed=99)])
     assert shown(run, builder=builder, notes=half)["progress"] == "111/200"
-    whole = half.with_view(second)
+    whole = half.with_views([second])
     assert shown(run, builder=builder, notes=whole)["progress"] == "150/200"
     another = job().with_status({**before, "runKey": "another"})
     assert shown(run, builder=another)["progress"] == "0/200"
@@ -578,7 +578,7 @@ def test_how_a_submission_is_shown(made, state, batch, reason) -> None:
 
 def test_a_live_batch_is_shown_as_last_seen() -> None:
     run = run_with(in_state(S.SUBMITTED))
-    notes = Notes().with_view(view_of(run, state=BatchState.FINALIZING))
+    notes = Notes().with_views([view_of(run, state=BatchState.FINALIZING)])
     (view,) = status_of(scene(run, notes=notes)).submissions
     assert view.state == "Finalizing"
 
