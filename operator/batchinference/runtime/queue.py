@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-from collections import deque
 
 from batchinference.clock import Clock
 
@@ -17,17 +16,16 @@ class KeyedQueue:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._ready: deque[str] = deque()
+        self._ready: asyncio.Queue[str] = asyncio.Queue()
         self._queued: set[str] = set()
         self._working: set[str] = set()
         self._again: set[str] = set()
         self._delayed: list[tuple[float, str]] = []
         self._due: dict[str, float] = {}
-        self._changed = asyncio.Event()
         self._earlier = asyncio.Event()
 
     def __len__(self) -> int:
-        return len(self._ready)
+        return self._ready.qsize()
 
     def add(self, key: str) -> None:
         """Have the key worked on soon."""
@@ -36,8 +34,7 @@ class KeyedQueue:
             self._again.add(key)
         elif key not in self._queued:
             self._queued.add(key)
-            self._ready.append(key)
-            self._changed.set()
+            self._ready.put_nowait(key)
 
     def add_after(self, key: str, seconds: float) -> None:
         """Have the key worked on then, or earlier if something earlier is planned."""
@@ -54,10 +51,7 @@ class KeyedQueue:
 
     async def take(self) -> str:
         """The next key; call `done` with it afterwards."""
-        while not self._ready:
-            self._changed.clear()
-            await self._changed.wait()
-        key = self._ready.popleft()
+        key = await self._ready.get()
         self._queued.discard(key)
         self._working.add(key)
         return key
