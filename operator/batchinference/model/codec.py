@@ -203,8 +203,8 @@ def _default(field: Field[Any]) -> Callable[[], Any]:
 
 
 def _record(cls: Any) -> _Decode:
-    members = {member.wire: (member, _decoder(member.hint)) for member in _members(cls)}
-    required = [member for member, _ in members.values() if member.required]
+    members = {member.wire: (member.name, _decoder(member.hint)) for member in _members(cls)}
+    required = [(member.name, member.wire) for member in _members(cls) if member.required]
 
     def record(value: Any, path: str, ignore: bool) -> Any:
         given = {}
@@ -214,11 +214,11 @@ def _record(cls: Any) -> _Decode:
                     continue
                 raise InvalidObject(_at(path, key), "is not a known field")
             if item is not None:
-                member, one = members[key]
-                given[member.name] = one(item, _at(path, key), ignore)
-        for member in required:
-            if member.name not in given:
-                raise InvalidObject(_at(path, member.wire), "must be set")
+                name, one = members[key]
+                given[name] = one(item, f"{path}.{key}" if path else key, ignore)
+        for name, wire in required:
+            if name not in given:
+                raise InvalidObject(_at(path, wire), "must be set")
         return cls(**given)
 
     return record
@@ -249,14 +249,18 @@ def _encoder(hint: Any) -> _Encode:
 
 
 def _leave_out_defaults(cls: Any) -> _Encode:
-    members = [(member, _encoder(member.hint)) for member in _members(cls)]
+    # A default is only compared with here, so one of each is enough.
+    members = [
+        (m.name, m.wire, m.required, None if m.required else m.default(), _encoder(m.hint))
+        for m in _members(cls)
+    ]
 
     def record(value: Any) -> dict[str, Any]:
         out = {}
-        for member, one in members:
-            item = getattr(value, member.name)
-            if member.required or (item is not None and item != member.default()):
-                out[member.wire] = one(item)
+        for name, wire, required, default, one in members:
+            item = getattr(value, name)
+            if required or (item is not None and item != default):
+                out[wire] = one(item)
         return out
 
     return record
