@@ -10,7 +10,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PYTEST := $(BIN)/python -m pytest
-SEEDS ?= 500
+SEEDS ?= 20000
 FIRST_SEED ?= 1
 
 .PHONY: help
@@ -55,7 +55,7 @@ check: $(READY) ## Format, lint, types, layers, generated files, and the fast te
 	$(BIN)/coverage report
 
 .PHONY: sim
-sim: $(READY) ## Simulate the runtime: make sim SEEDS=20000 FIRST_SEED=1
+sim: $(READY) ## Simulate the runtime: make sim SEEDS=500 FIRST_SEED=1 (20,000 seeds if not told)
 	cd tests && ../$(BIN)/python -m sim --seeds $(SEEDS) --first-seed $(FIRST_SEED)
 
 .PHONY: bench

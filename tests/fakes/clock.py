@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import heapq
 import random
 import selectors
-from collections.abc import Callable, Coroutine
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
@@ -55,18 +57,50 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
     Executor calls run inline, each between two delays from `thread_delay`, so that other tasks get
     their turn before and after as they would with real threads.
+
+    Attributes:
+        holds_back: asked before every callback; True = it keeps it, and may `wake` it later.
     """
+
+    _ready: deque[asyncio.Handle]
+    _scheduled: list[Any]
+    _stopping: bool
 
     def __init__(self, thread_delay: Callable[[], float] = lambda: 0.0) -> None:
         self._jump = _Jump()
         self._thread_delay = thread_delay
         self.complaints: list[dict[str, Any]] = []
+        self.holds_back: Callable[[asyncio.Handle], bool] | None = None
         super().__init__(self._jump)
         self._clock_resolution = 1e-9
         self.set_exception_handler(lambda _loop, context: self.complaints.append(context))
 
     def time(self) -> float:
         return self._jump.now
+
+    def _run_once(self) -> None:
+        """One round, as of the base class but for the system calls, and for what is held back."""
+        timers, ready = self._scheduled, self._ready
+        while timers and timers[0]._cancelled:
+            heapq.heappop(timers)._scheduled = False
+        if not ready and not self._stopping:
+            self._jump.select(timers[0]._when - self._jump.now if timers else None)
+        else:
+            self._jump.select(0)
+        while timers and timers[0]._when <= self._jump.now + self._clock_resolution:
+            due = heapq.heappop(timers)
+            due._scheduled = False
+            ready.append(due)
+        for _ in range(len(ready)):
+            handle = ready.popleft()
+            if handle._cancelled:
+                continue
+            if self.holds_back is None or not self.holds_back(handle):
+                handle._run()
+
+    def wake(self, held: Iterable[asyncio.Handle]) -> None:
+        """Have what was held back run now, in its order."""
+        self._ready.extend(held)
 
     def limit_time(self, until: float | None) -> None:
         """Make it a `Hang` when virtual time passes `until`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any
 
 from batchinference.errors import (
@@ -140,6 +141,7 @@ class FakeJournals:
             raise Retry("Unavailable", f"{what}: the API server did not answer")
 
 
+@lru_cache(maxsize=512)
 def _read(text: str) -> Run:
     document = json.loads(text)
     schema = document.get("schema", 1)

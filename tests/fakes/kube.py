@@ -6,10 +6,11 @@ plane's business. Users act through `create`, `edit_spec` and `delete`.
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Callable, Mapping
 from typing import Any
+
+import msgspec
 
 from batchinference.errors import Retry, Stalled, Superseded
 from batchinference.model.codec import encode_time
@@ -23,6 +24,11 @@ JOB = "BatchInferenceJob"
 
 Observer = Callable[[str, str | None, Mapping[str, Any]], None]
 Key = tuple[str, str, str]
+
+
+def copied(body: Any) -> Any:
+    """A copy of what is JSON, much faster than `copy.deepcopy`."""
+    return msgspec.json.decode(msgspec.json.encode(body))
 
 
 class Watch:
@@ -39,7 +45,7 @@ class Watch:
         # A hair later than the one before: timers of one moment fire in no order.
         self._free_at = max(self._free_at + 1e-6, now + delay)
         kind = str(body["kind"])
-        self.process.later(self._free_at - now, self.observe, kind, event, copy.deepcopy(body))
+        self.process.later(self._free_at - now, self.observe, kind, event, copied(body))
 
 
 class FakeKube:
@@ -80,7 +86,7 @@ class FakeKube:
 
     def create(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """Create an object, stamped as the API server does."""
-        made = copy.deepcopy(dict(body))
+        made = copied(body)
         meta = made["metadata"]
         key = (made["kind"], meta.get("namespace", ""), meta["name"])
         assert key not in self.objects, f"{key} exists"
@@ -93,7 +99,7 @@ class FakeKube:
         made["status"] = {"observedGeneration": -1} if made["kind"] == JOB else {}
         self.objects[key] = made
         self._changed(made, "ADDED")
-        return copy.deepcopy(made)
+        return copied(made)
 
     def edit_spec(self, ref: ObjectRef, **members: Any) -> None:
         """Change members of a spec by their wire names; None removes."""
@@ -180,7 +186,7 @@ class FakeKube:
 
     async def get(self, ref: ObjectRef) -> Mapping[str, Any] | None:
         await self._read("get")
-        found = copy.deepcopy(self._find(ref) or self._place(ref))
+        found = copied(self._find(ref) or self._place(ref))
         await self._world.pause()
         return found
 
@@ -214,7 +220,7 @@ class FakeKube:
                 return None
             self._set_finalizer(body, present)
             self._maybe_fail("finalizer answer")
-            return copy.deepcopy(body)
+            return copied(body)
 
     def _set_finalizer(self, body: dict[str, Any], present: bool) -> None:
         meta = body["metadata"]
@@ -282,7 +288,7 @@ class FakeKube:
         self._version += 1
         body["metadata"]["resourceVersion"] = str(self._version)
         if body["kind"] == JOB:
-            self.history.append({"event": event, **copy.deepcopy(body)})
+            self.history.append({"event": event, **copied(body)})
             self._world.trace(f"{event} {describe(body)}")
             if self.on_change is not None:
                 self.on_change(self.history[-1])

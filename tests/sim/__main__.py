@@ -6,8 +6,8 @@ import argparse
 import os
 import sys
 
+from sim.campaign import Totals, run_seeds
 from sim.scenario import draw
-from sim.shrink import shrink, story
 from sim.stage import play
 
 
@@ -16,26 +16,22 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m sim", description=__doc__)
     parser.add_argument("--seeds", type=int, default=200, help="how many to play")
     parser.add_argument("--first-seed", type=int, default=1)
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
     parser.add_argument("--trace", action="store_true", help="print everything that happens")
     parser.add_argument("--whole", action="store_true", help="do not cut failing scenarios down")
     parser.add_argument("--stop-after", type=int, default=5, help="failures to print at most")
     given = parser.parse_args()
     _fix_hashes()
-    failures = []
-    for seed in range(given.first_seed, given.first_seed + given.seeds):
-        report = play(draw(seed))
-        if given.trace:
-            print("\n".join(report.trace))
-        if not report.failed:
-            continue
-        failures.append(seed)
-        if len(failures) <= given.stop_after:
-            small = report if given.whole else shrink(report)
-            print(story(small), flush=True)
-    if failures:
-        print(f"failing seeds: {failures}")
-    print(f"{given.seeds} seeds run, {len(failures)} failures")
-    return 1 if failures else 0
+    if given.trace:
+        for seed in range(given.first_seed, given.first_seed + given.seeds):
+            print("\n".join(play(draw(seed)).trace))
+    totals = Totals()
+    for played in run_seeds(given.first_seed, given.seeds, given.jobs, shrinks=not given.whole):
+        totals.add(played)
+        if played.story and len(totals.failing) <= given.stop_after:
+            print(played.story, flush=True)
+    print("\n".join(totals.lines()))
+    return 1 if totals.failing else 0
 
 
 def _fix_hashes() -> None:

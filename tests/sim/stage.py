@@ -10,7 +10,8 @@ import copy
 import logging
 import random
 import tempfile
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,6 +55,9 @@ SETTINGS = RuntimeSettings(
 _PATIENCE_S = 10 * 3600.0
 """Virtual seconds after the calm in which everything must have come to its end."""
 
+_IDLE_ROUNDS = 30
+"""Looks of five seconds each: late listings and late creates have come by then."""
+
 _SECRETS: Mapping[str, dict[str, str]] = {
     "openai": {"api-key": "secret"},
     "aws": {"AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "secret"},
@@ -69,6 +73,7 @@ class Report:
         trace: everything that happened, one line each.
         crashes: how often the operator died.
         is_calm: nothing goes wrong any more.
+        records: how many went in, and how many result lines came out.
     """
 
     scenario: Scenario
@@ -78,11 +83,23 @@ class Report:
     crashes: int = 0
     submissions: int = 0
     is_calm: bool = False
+    excused: int = 0
+    records: tuple[int, int] = (0, 0)
     ends: list[str] = field(default_factory=list)
 
     @property
     def failed(self) -> bool:
         return bool(self.problems)
+
+    @property
+    def counts(self) -> Counter[str]:
+        """What happened, for the sum over many plays: a simulation must not go blind unnoticed."""
+        found = Counter({f"runs {end}": n for end, n in Counter(self.ends).items()})
+        found["crashes"] = self.crashes
+        found["batches accepted"] = self.submissions
+        found["doubles that nobody could help"] = self.excused
+        found["records in"], found["results out"] = self.records
+        return found
 
 
 def play(scenario: Scenario, *, mutant: Callable[[ExitStack], None] | None = None) -> Report:
@@ -188,6 +205,7 @@ class Stage:
         self._pauses = list(scenario.pauses)
         self._left = self._gaps.pop(0) if self._gaps else -1
         self._serial = 0
+        self._idle_rounds = 0
         self._records: dict[str, list[str]] = {}
         self._bodies: dict[str, dict[str, Any]] = {}
 
@@ -408,7 +426,7 @@ class Stage:
         keeper = loop.create_task(self._keep_alive(), name="keeper")
         users = [loop.create_task(self._create(plan)) for plan in self.scenario.jobs]
         users += [loop.create_task(self._act(action)) for action in self.scenario.actions]
-        await self._until(lambda: self.clock.elapsed() >= self.scenario.calm_at, keeper)
+        await self._until(lambda: self._is_enough(users), keeper)
         self._calm_down()
         ended = await self._until(self._quiet, keeper, _PATIENCE_S)
         if not self.report.problems:
@@ -435,6 +453,16 @@ class Stage:
                 return False
             await asyncio.sleep(5.0)
         return True
+
+    def _is_enough(self, users: Sequence[asyncio.Task[None]]) -> bool:
+        """Whether the weather may become calm: it is time, or nothing is left that it could hit."""
+        if self.clock.elapsed() >= self.scenario.calm_at:
+            return True
+        if self._quiet() and all(user.done() for user in users):
+            self._idle_rounds += 1
+        else:
+            self._idle_rounds = 0
+        return self._idle_rounds > _IDLE_ROUNDS
 
     def _rests(self, key: str) -> bool:
         """Whether a run waits for a person, and rightly so."""
@@ -464,6 +492,10 @@ class Stage:
             self.report.ends.append(run.verdict.ending.value if run.verdict else run.phase.value)
             self.report.problems += self._result_problems(run)
         self.report.submissions = sum(len(s.batches) for s in self.servers.values())
+        self.report.excused = sum(len(s.excused) for s in self.servers.values())
+        outputs = {run.output.uri for run in self.journals.runs()}
+        lines = [len(self.workers.results(uri) or ()) for uri in outputs]
+        self.report.records = (sum(map(len, self._records.values())), sum(lines))
 
     def _result_problems(self, run: Run) -> list[str]:
         name = next(p.name for p in self.scenario.jobs if run.owner.name.startswith(p.name))
