@@ -90,7 +90,7 @@ class Stack:
     control_plane: ControlPlane
     folder: Path
     sandbox: Mapping[str, Any]
-    sandbox_process: Program
+    sandbox_process: Program | None
     settings: Mapping[str, Any]
     values: Mapping[str, Any] = field(default_factory=dict)
     operators: list[Operator] = field(default_factory=list)
@@ -103,6 +103,7 @@ class Stack:
         settings: Mapping[str, Any] | None = None,
         values: Mapping[str, Any] | None = None,
         sandbox_options: Sequence[str] = (),
+        beside: Stack | None = None,
         say: Callable[[str], None] = lambda _text: None,
     ) -> Self:
         """Start the sandbox and install the chart on a running control plane.
@@ -112,21 +113,14 @@ class Stack:
             settings: of the runtime, beside `FAST`.
             values: of the chart, beside the settings.
             sandbox_options: for its command line.
+            beside: another stack, whose sandbox is used: two clusters with one account.
             say: told what happens.
         """
         folder = Path(mkdtemp(prefix="bio-"))
-        say("the sandbox: OpenAI, Bedrock and S3 on this machine")
-        ready = folder / "sandbox.json"
-        command = [
-            *(sys.executable, "-m", "batchinference.sandbox", "--port", "0", "--s3-port", "0"),
-            *("--s3-bucket", BUCKET, "--ready-file", str(ready), *sandbox_options),
-        ]
-        process = Program("sandbox", command, folder)
-        process.start()
-        wait_for("the sandbox", lambda: ready.exists() or not process.running, 60)
-        if not process.running:
-            raise process.failure("did not start")
-        told = json.loads(ready.read_text())
+        if beside is not None:
+            process, told = None, beside.sandbox
+        else:
+            process, told = cls._start_sandbox(folder, sandbox_options, say)
         stack = cls(
             control_plane, folder, told, process, {**FAST, **(settings or {})}, values or {}
         )
@@ -137,6 +131,24 @@ class Stack:
             stack.stop()
             raise
         return stack
+
+    @staticmethod
+    def _start_sandbox(
+        folder: Path, options: Sequence[str], say: Callable[[str], None]
+    ) -> tuple[Program, Mapping[str, Any]]:
+        say("the sandbox: OpenAI, Bedrock and S3 on this machine")
+        ready = folder / "sandbox.json"
+        command = [
+            *(sys.executable, "-m", "batchinference.sandbox", "--port", "0", "--s3-port", "0"),
+            *("--s3-bucket", BUCKET, "--ready-file", str(ready), *options),
+        ]
+        process = Program("sandbox", command, folder)
+        process.start()
+        wait_for("the sandbox", lambda: ready.exists() or not process.running, 60)
+        if not process.running:
+            raise process.failure("did not start")
+        told: dict[str, Any] = json.loads(ready.read_text())
+        return process, told
 
     def __enter__(self) -> Self:
         return self
@@ -150,10 +162,11 @@ class Stack:
         self.stop()
 
     def stop(self) -> None:
-        """Stop the operators and the sandbox; the control plane is somebody else's."""
+        """Stop the operators and an own sandbox; the control plane is somebody else's."""
         for operator in self.operators:
             operator.stop()
-        self.sandbox_process.stop()
+        if self.sandbox_process is not None:
+            self.sandbox_process.stop()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     # ---------------------------------------------------------------- chart and operator
@@ -265,12 +278,17 @@ class Stack:
         )
 
     def get(self, kind: str, name: str, namespace: str) -> dict[str, Any] | None:
-        """The object, or None."""
-        found = self.control_plane.kubectl(
-            *("get", kind, name, "--output", "json", "--ignore-not-found"),
-            *(("--namespace", namespace) if namespace else ()),
-        ).stdout
-        return json.loads(found) if found.strip() else None
+        """The object, or None. The kinds are those of `_PLURALS`."""
+        base, plural = _PLURALS[kind]
+        within = f"/namespaces/{namespace}" if namespace else ""
+        return self.control_plane.read(f"{base}{within}/{plural}/{name}")
+
+    def events(self, name: str, namespace: str) -> list[dict[str, Any]]:
+        """The Events about an object of that name, oldest first."""
+        path = f"apis/events.k8s.io/v1/namespaces/{namespace}/events"
+        found = self.control_plane.read(path) or {}
+        about = [e for e in found.get("items", []) if e["regarding"]["name"] == name]
+        return sorted(about, key=lambda e: e["metadata"]["creationTimestamp"])
 
 
 class Operator(Program):
@@ -302,6 +320,15 @@ def _children(pid: int) -> list[int]:
     for task in Path(f"/proc/{pid}/task").glob("*/children"):
         found += [int(child) for child in task.read_text().split()]
     return found
+
+
+_OURS = "apis/batchinference.dev/v1alpha1"
+_PLURALS = {
+    "batchinferencejob": (_OURS, "batchinferencejobs"),
+    "inferenceprovider": (_OURS, "inferenceproviders"),
+    "configmap": ("api/v1", "configmaps"),
+    "namespace": ("api/v1", "namespaces"),
+}
 
 
 def _secret(namespace: str, name: str, values: Mapping[str, str]) -> dict[str, Any]:
