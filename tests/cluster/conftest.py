@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Protocol
 import pytest
 
 import binaries
+from cluster.pair import Pair
 from control_plane import ControlPlane
 from stack import Stack
 from team import Team
@@ -109,6 +111,18 @@ def team(stack: Stack) -> Iterator[Team]:
     team.control.release()
     team.delete_jobs()
     stack.control_plane.kubectl("delete", "namespace", name, "--wait=false")
+
+
+@pytest.fixture
+def pair(team: Team) -> Iterator[Pair]:
+    """A job on each provider; whatever was done to them, nothing was accepted twice."""
+    pair = Pair(team)
+    yield pair
+    team.control.release()
+    accepted: Counter[tuple[str, tuple[int, int]]] = Counter()
+    for tag in set(pair.tags.values()):
+        accepted.update({(tag, made): n for made, n in team.accepted(tag).items()})
+    assert [made for made, n in accepted.items() if n > 1] == []
 
 
 _SANDBOX = (
