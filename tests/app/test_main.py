@@ -48,6 +48,16 @@ def test_a_mistake_in_the_settings_is_told_with_file_and_field(
     assert command.main(["run", "--settings", str(tmp_path / "none.yaml")]) == 2
 
 
+@pytest.mark.parametrize("option", ["--kubeconfig", "--namespace"])
+def test_an_option_that_is_empty_does_not_mean_the_default(
+    option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        command.main(["run", option, ""])
+    assert ended.value.code == 2
+    assert f"{option}: is empty; name a" in capsys.readouterr().err
+
+
 def test_the_command_line_wins_over_the_file() -> None:
     arguments = ["run", "--namespace", "bio", "--port", "0", "--log-level", "debug"]
     options = command._parser([]).parse_args(arguments)

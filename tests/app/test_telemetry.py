@@ -80,6 +80,11 @@ class TestMetrics:
         ("https://user:pass@host/x", "https://***@host/x", "credentials in a URL"),
         ("https://host/x?page=2", "https://host/x?page=2", "an innocent query stays"),
         ("used 12 tokens, max_tokens=5", "used 12 tokens, max_tokens=5", "tokens are no token"),
+        (
+            "SecretNotFound: InferenceProvider 'a'",
+            "SecretNotFound: InferenceProvider 'a'",
+            "a reason",
+        ),
         ("risk-averse task-force", "risk-averse task-force", "words with sk- inside"),
     ],
 )

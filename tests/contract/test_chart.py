@@ -112,8 +112,10 @@ EVERYWHERE = (
     | grants("*", OURS, "clusterinferenceproviders/status", "patch")
     | grants("*", "apiextensions.k8s.io", "customresourcedefinitions", "get")
 )
-OWN_NAMESPACE = grants(NAMESPACE, "", "configmaps", "get list create update delete") | grants(
-    NAMESPACE, "coordination.k8s.io", "leases", "get create update"
+OWN_NAMESPACE = (
+    grants(NAMESPACE, "", "configmaps", "get list create update delete")
+    | grants(NAMESPACE, "", "namespaces", "get")
+    | grants(NAMESPACE, "coordination.k8s.io", "leases", "get create update")
 )
 
 MODES = [

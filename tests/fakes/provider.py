@@ -394,7 +394,7 @@ class FakeFactory:
 
     def __init__(
         self,
-        servers: Mapping[str, ProviderServer],
+        servers: dict[str, ProviderServer],
         world: World | None = None,
         *,
         faults: Faults | None = None,

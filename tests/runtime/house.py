@@ -126,6 +126,12 @@ class House:
         self.kube.create(provider)
         self.lives: list[Life] = []
 
+    def add_server(self, provider: Mapping[str, Any], account: str) -> ProviderServer:
+        """A server of its own behind a provider object."""
+        server = ProviderServer(account, self.server.habits, settle_s=self.settings.settle_s)
+        self.factory.servers[endpoint(provider["spec"])] = server
+        return server
+
     def _trace(self, line: str) -> None:
         self.trace.append(f"{self.clock.elapsed():9.3f} {line}")
 

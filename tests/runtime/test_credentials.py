@@ -12,7 +12,7 @@ from batchinference.model.batch import Account
 from batchinference.model.status import Reason
 from batchinference.ports import ResolvedProvider
 from batchinference.runtime.clients import Clients, no_answer
-from batchinference.runtime.credentials import Credentials
+from batchinference.runtime.credentials import Credentials, fingerprint, same_connection
 from fakes.clock import VirtualClock, run_virtual
 from fakes.kube import FakeKube
 
@@ -108,3 +108,14 @@ def test_credentials_that_the_adapter_itself_refuses_are_read_again() -> None:
 )
 def test_a_silent_provider_is_named(settings: Mapping[str, Any], said: str) -> None:
     assert no_answer(settings, 60) == f"No answer of {said} within 60 s"
+
+
+def test_a_slash_at_the_end_of_an_url_makes_no_other_connection() -> None:
+    def settings(url: str) -> dict[str, Any]:
+        return {"openAI": {**SETTINGS["openAI"], "baseURL": url}}
+
+    plain, slashed = settings("https://a.test/v1"), settings("https://a.test/v1/")
+    assert same_connection(plain, slashed)
+    assert not same_connection(plain, settings("https://a.test/v2"))
+    prints = [fingerprint(ResolvedProvider(s, {}, "id")) for s in (plain, slashed)]
+    assert prints[0] == prints[1]

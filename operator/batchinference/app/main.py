@@ -61,13 +61,36 @@ def _parser(further: Sequence[str]) -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     run = commands.add_parser("run", help="run the operator until it is told to stop")
     run.add_argument("--settings", type=Path, metavar="FILE", help="settings file (YAML)")
-    run.add_argument("--kubeconfig", metavar="FILE", help="instead of the pod's ServiceAccount")
-    run.add_argument("--namespace", metavar="NAME", help="the operator's own namespace")
+    run.add_argument(
+        "--kubeconfig",
+        metavar="FILE",
+        type=_named("a file"),
+        help="instead of the pod's ServiceAccount",
+    )
+    run.add_argument(
+        "--namespace",
+        metavar="NAME",
+        type=_named("a namespace"),
+        help="the operator's own namespace",
+    )
     run.add_argument("--port", type=int, help="port of health and metrics; 0 = any free one")
     run.add_argument("--log-format", choices=FORMATS, help="json, or text for people")
     run.add_argument("--log-level", choices=LEVELS)
     commands.add_parser("version", help="print the version")
     return parser
+
+
+def _named(what: str) -> Callable[[str], str]:
+    """An option's value that must not be empty: an unset variable in a script would mean another
+    cluster, or another namespace, than was meant.
+    """
+
+    def named(given: str) -> str:
+        if not given.strip():
+            raise argparse.ArgumentTypeError(f"is empty; name {what}, or leave the option out")
+        return given
+
+    return named
 
 
 def _delegate(entry: EntryPoint, arguments: list[str]) -> int:

@@ -84,6 +84,7 @@ class Assembly:
         self._stack.push_async_callback(client.close)
         await wait_for_kinds(client, handlers.KINDS)
         kube = KubeObjects(client)
+        await self._demand_namespace(kube)
         installation = settings.installation_id or await self._installation(kube)
         log.info(
             "starting",
@@ -154,6 +155,25 @@ class Assembly:
         await stack.aclose()
 
     # ------------------------------------------------------------ parts
+
+    async def _demand_namespace(self, kube: KubeObjects) -> None:
+        """Without its namespace the operator could write no journal, and would submit nothing.
+
+        Raises:
+            Stalled: there is no such namespace.
+        """
+        try:
+            found = await kube.uid_of_namespace(self._namespace)
+        except Stalled as denied:
+            log.warning("whether namespace %s exists is not known: %s", self._namespace, denied)
+            return
+        if found is None:
+            raise Stalled(
+                "NamespaceNotFound",
+                f"The operator's own namespace '{self._namespace}', where journals are kept, does "
+                "not exist. Create it, or name the right one with --namespace or `namespace` in "
+                "the settings.",
+            )
 
     async def _installation(self, kube: KubeObjects) -> str:
         uid = await kube.uid_of_namespace("kube-system")

@@ -28,7 +28,7 @@ def has_unseen_batch(run: Run, notes: Notes) -> bool:
     return any(live.batch_id not in notes.views for shard in run.shards for live in shard.live)
 
 
-def known(counts: RequestCounts) -> int:
+def _known(counts: RequestCounts) -> int:
     """Records whose outcome is known."""
     return counts.completed + counts.failed + counts.expired
 
@@ -61,7 +61,7 @@ def request_counts(run: Run, notes: Notes, before: RequestCounts | None = None) 
             completed += answered
             failed += min(view.failed, shard.rows - answered)
     counts = RequestCounts(total, completed, failed, expired)
-    return before if before is not None and known(before) > known(counts) else counts
+    return before if before is not None and _known(before) > _known(counts) else counts
 
 
 def shard_counts(shards: Iterable[Shard]) -> ShardCounts:

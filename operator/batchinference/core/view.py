@@ -16,7 +16,6 @@ from typing import Any
 from batchinference.core.counts import (
     cost,
     has_unseen_batch,
-    known,
     newest_submissions,
     request_counts,
     shard_counts,
@@ -88,7 +87,7 @@ def status_of(scene: Scene) -> JobStatus:
         run_key=run.key,
         start_time=_whole_second(run.start_time),
         completion_time=_whole_second(run.completion_time) if run.is_over else None,
-        progress=f"{known(counts)}/{counts.total}" if counts.total else "",
+        progress=f"{counts.completed}/{counts.total}" if counts.total else "",
         request_counts=counts if counts.total else None,
         shards=kept.shards if kept else shard_counts(run.shards) if run.shards else None,
         submissions=kept.submissions if kept else newest_submissions(run, scene.notes, before),

@@ -96,8 +96,14 @@ def fingerprint(resolved: ResolvedProvider) -> str:
 
 
 def _connection(settings: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The settings that make a connection: not limits and prices."""
-    return {k: v for k, v in settings.items() if k in {"openAI", "bedrock", "storage"}}
+    """The settings that make a connection: not limits and prices. A slash at the end of an URL
+    makes no other one.
+    """
+    kept = {k: v for k, v in settings.items() if k in {"openAI", "bedrock", "storage"}}
+    url = kept.get("openAI", {}).get("baseURL")
+    if isinstance(url, str):
+        kept["openAI"] = {**kept["openAI"], "baseURL": url.rstrip("/")}
+    return kept
 
 
 def same_connection(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:

@@ -94,11 +94,13 @@ class Operator:
             self._clients,
             kube,
             writer,
+            recorder,
             self._accounts,
             clock,
             settings,
             namespace,
             metrics,
+            self._queue.add,
         )
         self._effects = Effects(
             store=self._store,
@@ -188,6 +190,7 @@ class Operator:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._providers.close()
         await self._accounts.close()
         await self._effects.close()
         await self._clients.close()
@@ -203,7 +206,7 @@ class Operator:
             started = self._clock.elapsed()
             try:
                 if key.startswith(PROVIDER):
-                    await self._try_provider(key)
+                    await self._look_at_provider(key)
                 elif key.startswith(STRAY):
                     await self._strays.look(key.removeprefix(STRAY))
                 else:
@@ -217,8 +220,8 @@ class Operator:
                 self._metrics.observe("reconcile_duration_seconds", self._clock.elapsed() - started)
                 self._metrics.gauge("queue_depth", len(self._queue))
 
-    async def _try_provider(self, key: str) -> None:
-        wait, changed = await self._providers.try_out(key)
+    async def _look_at_provider(self, key: str) -> None:
+        wait, changed = await self._providers.look(key)
         if changed:
             for run_key in sorted(self._store.dependents(key)):
                 entry = self._entries.get(run_key)

@@ -7,27 +7,30 @@ begin only on a provider that was tried in this process.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
+from functools import partial
+from typing import Any, Protocol
 
 from batchinference.clock import Clock
 from batchinference.core.problem import Problem, not_implemented
 from batchinference.core.view import conditions_in
-from batchinference.errors import Fault, Stalled, Superseded
+from batchinference.errors import Fault, Retry, Stalled, Superseded
+from batchinference.model.batch import Account
 from batchinference.model.codec import encode
 from batchinference.model.job import BatchInferenceJob
 from batchinference.model.metadata import ObjectMeta
 from batchinference.model.provider import InferenceProvider, ProviderStatus, not_implemented_fields
 from batchinference.model.run import ProviderPin
 from batchinference.model.status import Condition, Reason, settled
-from batchinference.ports import Kube, Metrics, ObjectRef
+from batchinference.ports import Event, Kube, Metrics, ObjectRef, Recorder
 from batchinference.runtime.clients import Clients
 from batchinference.runtime.credentials import same_connection
 from batchinference.runtime.settings import RuntimeSettings
 from batchinference.runtime.status_writer import StatusWriter
 from batchinference.runtime.store import SeenProvider, Store, provider_of
+from batchinference.runtime.trials import Trials
 
 logger = logging.getLogger(__name__)
 
@@ -77,21 +80,27 @@ class Providers:
         clients: Clients,
         kube: Kube,
         writer: StatusWriter,
+        recorder: Recorder,
         numbers: AccountNumbers,
         clock: Clock,
         settings: RuntimeSettings,
         namespace: str,
         metrics: Metrics,
+        look: Callable[[str], None],
     ) -> None:
         self._store = store
         self._clients = clients
         self._kube = kube
         self._writer = writer
+        self._recorder = recorder
         self._numbers = numbers
         self._clock = clock
         self._settings = settings
         self._namespace = namespace
         self._metrics = metrics
+        self._look = look
+        self._under_way = Trials(settings.trials, settings.trials_per_namespace, metrics)
+        self._news: set[str] = set()
         self._trials: dict[str, Trial] = {}
         self._due: dict[str, _Due] = {}
         self._labels: dict[str, tuple[float, Mapping[str, str]]] = {}
@@ -100,33 +109,55 @@ class Providers:
         """Where its Secrets are: its own namespace, or the operator's for the cluster kind."""
         return self._namespace if provider.is_cluster else provider.metadata.namespace
 
-    async def try_out(self, key: str) -> tuple[float, bool]:
-        """Try the object behind a queue key, when that is due, and bring its status up to date.
+    async def look(self, key: str) -> tuple[float, bool]:
+        """Look at the object behind a queue key: have it tried when that is due, and bring its
+        status up to date. A trial goes on beside this; what came of it brings the key back.
 
         Returns the seconds until the next look (0 = none), and whether its users should look.
         """
         seen = self._store.providers.get(key)
-        before = self._trials.get(key)
         if seen is None:
-            self._trials.pop(key, None)
+            self._under_way.drop(key)
+            self._news.discard(key)
             self._due.pop(key, None)
-            return 0.0, before is not None
-        trial = before
-        if trial is None or self._is_due(key, seen.provider.metadata, trial):
-            if before is None:
-                # A new object of that name: what was cached for another one says nothing about it.
-                self._clients.reject(self.secrets_namespace(seen.provider), seen.settings)
-            trial = await self._trial(seen, before)
-            works = trial.problem is None
-            wait = self._settings.provider_check_s if works else self._settings.provider_retry_s
-            due = _Due(seen.provider.metadata.uid, self._clock.elapsed() + wait)
-            self._trials[key], self._due[key] = trial, due
+            return 0.0, self._trials.pop(key, None) is not None
+        meta, trial = seen.provider.metadata, self._trials.get(key)
+        is_due = trial is None or self._is_due(key, meta, trial)
+        if is_due:
+            version = (meta.uid, meta.generation)
+            work = partial(self._try_out, key, seen)
+            self._under_way.start(key, meta.namespace, version, work)
+        if trial is None:
+            return 0.0, False
+        is_news = key in self._news
+        self._news.discard(key)
         # In between only the numbers are shown anew, which asks nobody.
-        wait = min(self._due[key].at - self._clock.elapsed(), self._settings.progress_s)
-        wait = max(wait, _LEAST_S)
+        wait = self._settings.progress_s
+        if not is_due:
+            wait = min(wait, max(self._due[key].at - self._clock.elapsed(), _LEAST_S))
         if not await self._write(seen.provider, trial):
             wait = min(wait, self._settings.retry_first_s)
-        return wait, before is None or before != trial
+        return wait, is_news
+
+    async def close(self) -> None:
+        """End all trials."""
+        await self._under_way.close()
+
+    async def _try_out(self, key: str, seen: SeenProvider) -> None:
+        before = self._trials.get(key)
+        meta = seen.provider.metadata
+        due = self._due.get(key)
+        if before is None or due is None or due.uid != meta.uid:
+            # A new object of that name: what was cached for another one says nothing about it.
+            self._clients.reject(self.secrets_namespace(seen.provider), seen.settings)
+        trial = await self._trial(seen, before)
+        works = trial.problem is None
+        wait = self._settings.provider_check_s if works else self._settings.provider_retry_s
+        if trial != before:
+            self._news.add(key)
+        self._trials[key] = trial
+        self._due[key] = _Due(meta.uid, self._clock.elapsed() + wait)
+        self._look(key)
 
     def _is_due(self, key: str, meta: ObjectMeta, trial: Trial) -> bool:
         due = self._due[key]
@@ -144,7 +175,7 @@ class Providers:
             return Trial(generation, known, Problem(Reason.NOT_IMPLEMENTED, text, now))
         try:
             namespace = self.secrets_namespace(provider)
-            account = await self._clients.check(_identity(provider), namespace, seen.settings)
+            account = await self._check(provider, namespace, seen.settings)
         except Fault as fault:
             if not isinstance(fault, Stalled) and known and before and before.problem is None:
                 # A passing failure of a provider that worked: its jobs need not hear of it.
@@ -153,6 +184,20 @@ class Providers:
             problem = Problem(fault.reason, fault.message, since, has_grace=True)
             return Trial(generation, known, problem)
         return Trial(generation, self._account_id(provider, account.id), None)
+
+    async def _check(
+        self, provider: InferenceProvider, namespace: str, settings: Mapping[str, Any]
+    ) -> Account:
+        """Try the provider with a real call. Raises `Fault` alone."""
+        try:
+            return await self._clients.check(_identity(provider), namespace, settings)
+        except Fault:
+            raise
+        except Exception:
+            self._metrics.count("reconcile_errors_total")
+            logger.exception("%s can't be tried", _identity(provider))
+            text = "Internal error; the operator's log has the details"
+            raise Retry(Reason.INTERNAL_ERROR, text) from None
 
     def _account_id(self, provider: InferenceProvider, account: str) -> str:
         """What quotas count against: the group that the object names, else the account; an
@@ -179,9 +224,10 @@ class Providers:
             observed_generation=provider.metadata.generation,
             last_transition_time=self._clock.now().replace(microsecond=0),
         )
+        before = conditions_in(provider.status).get("Ready")
         status = ProviderStatus(
             observed_generation=provider.metadata.generation,
-            conditions=(settled(condition, conditions_in(provider.status).get("Ready")),),
+            conditions=(settled(condition, before),),
             active_batches=numbers.active_batches,
             queued_shards=numbers.queued_shards,
             enqueued_tokens=str(numbers.enqueued_tokens),
@@ -193,10 +239,15 @@ class Providers:
         zeros = {"activeBatches": 0, "queuedShards": 0}
         shown = {**zeros, **encode(status)}
         try:
-            await self._writer.write(ref, shown, provider.status, meta.resource_version)
+            written = await self._writer.write(ref, shown, provider.status, meta.resource_version)
         except (Fault, Superseded) as fault:
             logger.warning("Status of %s %s: %s", provider.kind, meta.name, fault)
             return False
+        said = before and (before.status, before.reason)
+        if written is not None and said != (condition.status, condition.reason):
+            self._recorder.record(
+                Event(ref, condition.reason, condition.message, warning=problem is not None)
+            )
         return True
 
     # ---- what jobs ask

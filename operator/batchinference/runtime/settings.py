@@ -22,6 +22,8 @@ class RuntimeSettings(Timing):
         sweep_s: how often objects are looked for that went without the watch showing it.
         reconcilers: keys worked on at once.
         status_writes: status writes under way at once.
+        trials: provider objects that are tried at once; each may take `call_timeout_s`.
+        trials_per_namespace: how many of them may be of one namespace.
     """
 
     poll_s: float = 30.0
@@ -33,3 +35,5 @@ class RuntimeSettings(Timing):
     sweep_s: float = 600.0
     reconcilers: int = 16
     status_writes: int = 16
+    trials: int = 32
+    trials_per_namespace: int = 4

@@ -80,6 +80,7 @@ DECLARED = (
         "When an account with live batches was last asked with success.",
         ("account",),
     ),
+    Declared("gauge", "provider_trials_waiting", "Provider objects that wait to be tried."),
     # the loop
     Declared("counter", "reconcile_errors_total", "Reconciliations that failed."),
     Declared(

@@ -30,7 +30,7 @@ _RULES: tuple[tuple[re.Pattern[str], str], ...] = (
     # name=value, "name": "value", Name: value
     (
         re.compile(
-            r"((?:api[-_]?key|secret[-_a-z]*|(?:session|access|refresh|security|id|bearer)[-_]?token"
+            r"((?:api[-_]?key|secret(?!NotFound)[-_a-z]*|(?:session|access|refresh|security|id|bearer)[-_]?token"
             r"|password|authorization|private[-_]?key)[\"']?\s*[:=]\s*[\"']?)"
             r"(?!\*\*\*|Bearer \*|Basic \*)[^\s\"',;&}]+",
             re.IGNORECASE,
