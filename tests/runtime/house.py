@@ -42,6 +42,7 @@ SETTINGS = RuntimeSettings(
     poll_s=10.0,
     sweep_s=60.0,
 )
+OURS = "installation-1"
 PATIENCE_S = 3600.0
 """Virtual seconds after which a test no longer waits for what it waits for."""
 
@@ -137,8 +138,10 @@ class House:
 
     # ---- operators
 
-    async def operator(self, *, watching: bool = True) -> Life:
-        """Start an operator; without a watch it knows the journals alone."""
+    async def operator(self, *, watching: bool = True, installation: str = OURS) -> Life:
+        """Start an operator; without a watch it knows the journals alone. Another installation has
+        journals of its own.
+        """
         process = Process(f"op{len(self.lives) + 1}", asyncio.get_running_loop())
         refused: dict[TaskKind, TaskFault] = {}
 
@@ -148,7 +151,7 @@ class House:
         runner = FakeRunner(perform, self.world)
         metrics = Counts()
         made: list[Operator] = []
-        process.run(lambda: made.append(self._operator(runner, metrics)))
+        process.run(lambda: made.append(self._operator(runner, metrics, installation)))
         life = Life(process, made[0], runner, metrics, refused)
         self.lives.append(life)
         await process.spawn(life.operator.start())
@@ -156,10 +159,11 @@ class House:
             self.kube.watch(process, life.operator.observe)
         return life
 
-    def _operator(self, runner: FakeRunner, metrics: Metrics) -> Operator:
+    def _operator(self, runner: FakeRunner, metrics: Metrics, installation: str) -> Operator:
+        journals = self.journals if installation == OURS else FakeJournals(self.world)
         return Operator(
             kube=self.kube,
-            journals=self.journals,
+            journals=journals,
             recorder=self.recorder,
             runner=runner,
             factory=self.factory,
@@ -167,7 +171,7 @@ class House:
             randomness=SeededRandomness(1),
             settings=self.settings,
             metrics=metrics,
-            installation="installation-1",
+            installation=installation,
             namespace="batch-inference-system",
             worker_connections={},
         )

@@ -56,7 +56,11 @@ _ENDINGS = {
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """What the view is taken of. `run` None: nothing was claimed yet."""
+    """What the view is taken of. `run` None: nothing was claimed yet.
+
+    Attributes:
+        installation: whose view it is.
+    """
 
     job: BatchInferenceJob
     run: Run | None
@@ -65,6 +69,7 @@ class Scene:
     held: bool
     now: datetime
     timing: Timing
+    installation: str = ""
 
 
 def status_of(scene: Scene) -> JobStatus:
@@ -94,7 +99,22 @@ def status_of(scene: Scene) -> JobStatus:
         usage=usage(run),
         cost=cost(run),
         outputs=_outputs(run),
+        installation=scene.installation if run.output.claimed else _owner(scene.job),
     )
+
+
+def is_shown_elsewhere(job: BatchInferenceJob, run: Run | None, installation: str) -> bool:
+    """Whether another installation shows the job, and this one must not touch it.
+
+    Two whose watch scopes overlap would write against each other for ever. The one whose run holds
+    the output place shows the job, since no other can submit anything of it.
+    """
+    holds = run is not None and run.output.claimed and not run.is_over
+    return not holds and _owner(job) not in {"", installation}
+
+
+def _owner(job: BatchInferenceJob) -> str:
+    return str(job.status.get("installation") or "")
 
 
 def _whole_second(time: datetime | None) -> datetime | None:

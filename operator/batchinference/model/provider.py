@@ -315,6 +315,7 @@ class ProviderStatus:
     Attributes:
         enqueued_tokens: a decimal string, as it may pass 2^53.
         account: what the quotas count against; "" until it was asked.
+        installation: who wrote this.
     """
 
     observed_generation: int
@@ -323,6 +324,7 @@ class ProviderStatus:
     queued_shards: int = 0
     enqueued_tokens: str = ""
     account: str = ""
+    installation: str = ""
 
 
 @dataclass(frozen=True, slots=True)

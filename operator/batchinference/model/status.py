@@ -200,7 +200,11 @@ class Cost:
 
 @dataclass(frozen=True, slots=True)
 class JobStatus:
-    """The whole status of a BatchInferenceJob, a view that can be rebuilt from the journal."""
+    """The whole status of a BatchInferenceJob, a view that can be rebuilt from the journal.
+
+    Attributes:
+        installation: whose run holds the output place; "" as long as none does.
+    """
 
     observed_generation: int
     state: State
@@ -215,6 +219,7 @@ class JobStatus:
     usage: Usage | None = None
     cost: Cost | None = None
     outputs: Outputs | None = None
+    installation: str = ""
 
 
 def settled(new: Condition, old: Condition | None) -> Condition:

@@ -34,7 +34,7 @@ class Beginning:
         self._providers = providers
         self._factory = factory
         self._clock = clock
-        self._installation = installation
+        self.installation = installation
         self._namespace = namespace
 
     def begun(self, job: BatchInferenceJob) -> Run | None:
@@ -52,7 +52,7 @@ class Beginning:
             provider.spec,
             pin,
             self._factory.default_limits(pin.settings, job.spec.model, job.spec.operation),
-            installation=self._installation,
+            installation=self.installation,
             operator_namespace=self._namespace,
             now=self._clock.now(),
         )

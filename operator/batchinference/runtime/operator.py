@@ -88,7 +88,9 @@ class Operator:
             metrics,
         )
         writer = StatusWriter(kube, metrics, settings.status_writes)
-        self._showing = Showing(self._store, writer, recorder, self._queue, clock, settings)
+        self._showing = Showing(
+            self._store, writer, recorder, self._queue, clock, settings, metrics, installation
+        )
         self._providers = Providers(
             self._store,
             self._clients,
@@ -99,6 +101,7 @@ class Operator:
             clock,
             settings,
             namespace,
+            installation,
             metrics,
             self._queue.add,
         )

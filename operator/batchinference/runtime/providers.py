@@ -85,6 +85,7 @@ class Providers:
         clock: Clock,
         settings: RuntimeSettings,
         namespace: str,
+        installation: str,
         metrics: Metrics,
         look: Callable[[str], None],
     ) -> None:
@@ -97,6 +98,9 @@ class Providers:
         self._clock = clock
         self._settings = settings
         self._namespace = namespace
+        self._installation = installation
+        self._shown: dict[str, tuple[str, int]] = {}
+        self._yielded: set[str] = set()
         self._metrics = metrics
         self._look = look
         self._under_way = Trials(settings.trials, settings.trials_per_namespace, metrics)
@@ -120,6 +124,8 @@ class Providers:
             self._under_way.drop(key)
             self._news.discard(key)
             self._due.pop(key, None)
+            self._shown.pop(key, None)
+            self._yielded.discard(key)
             return 0.0, self._trials.pop(key, None) is not None
         meta, trial = seen.provider.metadata, self._trials.get(key)
         is_due = trial is None or self._is_due(key, meta, trial)
@@ -135,9 +141,36 @@ class Providers:
         wait = self._settings.progress_s
         if not is_due:
             wait = min(wait, max(self._due[key].at - self._clock.elapsed(), _LEAST_S))
-        if not await self._write(seen.provider, trial):
+        if self._is_shown_elsewhere(key, seen.provider):
+            return wait, is_news
+        if await self._write(seen.provider, trial):
+            self._shown[key] = (meta.uid, meta.generation)
+        else:
             wait = min(wait, self._settings.retry_first_s)
         return wait, is_news
+
+    def _is_shown_elsewhere(self, key: str, provider: InferenceProvider) -> bool:
+        """Whether another installation has shown the object since this one did.
+
+        Each shows it once, and again when it is edited; then the one goes on that was last. So
+        two whose watch scopes overlap do not write against each other for ever, and the status of
+        one that is gone does not stand for ever.
+        """
+        owner = str(provider.status.get("installation") or "")
+        meta = provider.metadata
+        others = owner not in {"", self._installation}
+        if not others or self._shown.get(key) != (meta.uid, meta.generation):
+            return False
+        if key not in self._yielded:
+            self._yielded.add(key)
+            logger.warning(
+                "The status of %s is written by installation %s, too; this one (%s) leaves it to "
+                "that. Let no two installations watch the same namespaces",
+                _identity(provider),
+                owner,
+                self._installation,
+            )
+        return True
 
     async def close(self) -> None:
         """End all trials."""
@@ -232,6 +265,7 @@ class Providers:
             queued_shards=numbers.queued_shards,
             enqueued_tokens=str(numbers.enqueued_tokens),
             account=trial.account,
+            installation=self._installation,
         )
         meta = provider.metadata
         ref = ObjectRef(provider.kind, meta.namespace, meta.name, meta.uid)

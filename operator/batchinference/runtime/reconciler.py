@@ -21,7 +21,7 @@ from batchinference.core.notes import Notes
 from batchinference.core.outcomes import BatchMissing, LookedUp, Outcome, TaskDone
 from batchinference.core.problem import Problem, not_implemented
 from batchinference.core.setting import Setting
-from batchinference.core.view import is_final, shows_submission
+from batchinference.core.view import is_final, is_shown_elsewhere, shows_submission
 from batchinference.errors import Fault, Superseded
 from batchinference.model.batch import Traits
 from batchinference.model.job import (
@@ -326,16 +326,20 @@ class Reconciler:
     async def _observe(self, entry: Entry, run: Run) -> Observed:
         now = self._clock.now()
         job = self._store.steering(entry.key)
-        deleted = self._store.was_deleted(run.owner.uid)
+        deleted, has_finalizer = self._store.was_deleted(run.owner.uid), False
         if job is not None:
             deleted = job.metadata.is_being_deleted
+            has_finalizer = FINALIZER in job.metadata.finalizers
+            if not deleted and is_shown_elsewhere(job, run, self._beginning.installation):
+                # That one puts it there and takes it off: to us it is as it should be.
+                has_finalizer = not run.is_over
         observed = Observed(
             now=now,
             timing=self._settings,
             spec=job.spec if job is not None else parse_journaled_spec(run.spec),
             job=job,
             is_deleted=deleted,
-            has_finalizer=job is not None and FINALIZER in job.metadata.finalizers,
+            has_finalizer=has_finalizer,
         )
         if run.is_over:
             return observed

@@ -13,12 +13,12 @@ from batchinference.clock import Clock
 from batchinference.core.begin import starts_afresh
 from batchinference.core.notes import Notes
 from batchinference.core.problem import Problem
-from batchinference.core.view import Scene, status_of
+from batchinference.core.view import Scene, is_shown_elsewhere, status_of
 from batchinference.errors import Fault, Superseded
 from batchinference.model.codec import encode
 from batchinference.model.job import BatchInferenceJob
 from batchinference.model.status import ConditionType, JobStatus, State
-from batchinference.ports import Event, ObjectRef, Recorder
+from batchinference.ports import Event, Metrics, ObjectRef, Recorder
 from batchinference.runtime.entry import Entry
 from batchinference.runtime.queue import KeyedQueue
 from batchinference.runtime.settings import RuntimeSettings
@@ -45,7 +45,12 @@ class Showing:
         queue: KeyedQueue,
         clock: Clock,
         settings: RuntimeSettings,
+        metrics: Metrics,
+        installation: str,
     ) -> None:
+        self._metrics = metrics
+        self._installation = installation
+        self._others: set[str] = set()
         self._store = store
         self._writer = writer
         self._recorder = recorder
@@ -67,8 +72,28 @@ class Showing:
                 held=held,
                 now=self._clock.now(),
                 timing=self._settings,
+                installation=self._installation,
             )
-            await self._write(entry, job, status_of(scene))
+            if not self._is_shown_elsewhere(scene):
+                await self._write(entry, job, status_of(scene))
+
+    def _is_shown_elsewhere(self, scene: Scene) -> bool:
+        meta = scene.job.metadata
+        found = is_shown_elsewhere(scene.job, scene.run, self._installation)
+        if found and meta.uid not in self._others:
+            self._others.add(meta.uid)
+            logger.warning(
+                "Job %s/%s is shown by installation %s, which holds its output place; this one "
+                "(%s) leaves it alone. Let no two installations watch the same namespaces",
+                meta.namespace,
+                meta.name,
+                scene.job.status.get("installation"),
+                self._installation,
+            )
+        elif not found:
+            self._others.discard(meta.uid)
+        self._metrics.gauge("jobs_shown_elsewhere", len(self._others))
+        return found
 
     async def _write(self, entry: Entry, job: BatchInferenceJob, status: JobStatus) -> None:
         new, old = encode(status), job.status
@@ -118,8 +143,10 @@ class Showing:
             held=False,
             now=self._clock.now(),
             timing=self._settings,
+            installation=self._installation,
         )
-        await self._put(job, status_of(scene))
+        if not self._is_shown_elsewhere(scene):
+            await self._put(job, status_of(scene))
 
     async def _put(self, job: BatchInferenceJob, status: JobStatus) -> bool:
         """Write the status and tell a change of state; whether anything was written.

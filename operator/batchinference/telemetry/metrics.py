@@ -91,6 +91,9 @@ DECLARED = (
     ),
     Declared("histogram", "reconcile_duration_seconds", "How long a reconciliation took."),
     Declared("gauge", "queue_depth", "Keys that wait to be reconciled."),
+    Declared(
+        "gauge", "jobs_shown_elsewhere", "Jobs that another installation of the operator shows."
+    ),
     Declared("counter", "status_writes_total", "Writes of status.", ("outcome",)),
     Declared("gauge", "sweeper_stopped", "1 while the brake of the sweeper is on."),
     Declared("gauge", "loop_lag_seconds", "How late the event loop last was."),
