@@ -40,6 +40,7 @@ class Answer:
         cut: send only so many bytes of the body, then break the connection; the announced length
             stays that of the whole.
         drop: break the connection without an answer.
+        unannounced: do not say how long the body is; it ends with the connection.
         gate: wait for it before answering.
         trickle: from this byte of the answer on, headers included, send a byte now and then until
             the client or the stub has gone: slow enough for nobody, fast enough for every socket's
@@ -51,6 +52,7 @@ class Answer:
     headers: Mapping[str, str] = field(default_factory=dict)
     cut: int | None = None
     drop: bool = False
+    unannounced: bool = False
     gate: threading.Event | None = None
     trickle: int | None = None
 
@@ -157,7 +159,12 @@ def _send(handler: BaseHTTPRequestHandler, answer: Answer, over: threading.Event
         _trickle(handler, answer, answer.trickle, over)
         return
     handler.send_response(answer.status)
-    headers = {"Content-Type": "application/json", "Content-Length": str(len(body))}
+    headers = {"Content-Type": "application/json"}
+    if answer.unannounced:
+        handler.close_connection = True
+        headers["Connection"] = "close"
+    else:
+        headers["Content-Length"] = str(len(body))
     for name, value in {**headers, **answer.headers}.items():
         handler.send_header(name, value)
     handler.end_headers()

@@ -392,14 +392,14 @@ def test_settings_that_cannot_be_used_say_which_field(
 @pytest.mark.parametrize(
     ("endpoint", "sts", "reason"),
     [
-        ("", None, "AWS itself"),
-        ("https://vpce-1.bedrock.us-east-1.vpce.amazonaws.com", None, "serves Bedrock alone"),
-        ("https://bedrock.cn-north-1.amazonaws.com.cn", None, "serves Bedrock alone"),
+        ("", "", "AWS itself"),
+        ("https://vpce-1.bedrock.us-east-1.vpce.amazonaws.com", "", "serves Bedrock alone"),
+        ("https://bedrock.cn-north-1.amazonaws.com.cn", "", "serves Bedrock alone"),
         ("http://127.0.0.1:4010", "http://127.0.0.1:4010", "a stand-in serves both"),
         ("https://evilamazonaws.com", "https://evilamazonaws.com", "not AWS"),
     ],
 )
-def test_where_sts_is(endpoint: str, sts: str | None, reason: str) -> None:
+def test_where_sts_is(endpoint: str, sts: str, reason: str) -> None:
     assert cloud.sts_endpoint(endpoint) == sts, reason
 
 

@@ -246,12 +246,44 @@ def test_the_pod_runs_the_operator_with_its_settings_and_is_probed(render) -> No
         "/etc/batch-inference-operator/settings.yaml",
         "--verbose",
     ]
-    assert container["env"] == [
-        {"name": "POD_NAMESPACE", "valueFrom": {"fieldRef": {"fieldPath": "metadata.namespace"}}}
-    ]
+    named, no_proxy = container["env"]
+    assert named == {
+        "name": "POD_NAMESPACE",
+        "valueFrom": {"fieldRef": {"fieldPath": "metadata.namespace"}},
+    }
+    assert no_proxy["name"] == "NO_PROXY"
     assert container["ports"] == [{"name": "http", "containerPort": 8080, "protocol": "TCP"}]
     for probe in ("livenessProbe", "readinessProbe"):
         assert container[probe]["httpGet"] == {"path": "/healthz", "port": "http"}
+
+
+def test_the_way_out_of_the_cluster_is_in_the_pods_environment(render) -> None:
+    (deployment,) = of_kind(
+        render(
+            "proxy.https=http://proxy:3128",
+            "proxy.http=http://proxy:3129",
+            "proxy.noProxy={minio.storage.svc,10.0.0.0/8}",
+            "caBundle.configMap=corporate-ca",
+            "caBundle.key=bundle.pem",
+        ),
+        "Deployment",
+    )
+    pod = deployment["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    environment = {v["name"]: v.get("value") for v in container["env"]}
+    assert environment["HTTPS_PROXY"] == "http://proxy:3128"
+    assert environment["HTTP_PROXY"] == "http://proxy:3129"
+    # The API server is never behind the proxy, nor are the credentials of the pod's own identity.
+    always = "$(KUBERNETES_SERVICE_HOST),kubernetes.default.svc,localhost,127.0.0.1"
+    clouds = "169.254.169.254,169.254.170.23"
+    assert environment["NO_PROXY"] == f"{always},{clouds},minio.storage.svc,10.0.0.0/8"
+    (mount,) = [m for m in container["volumeMounts"] if m["name"] == "ca"]
+    assert environment["BATCH_INFERENCE_CA_FILE"] == f"{mount['mountPath']}/ca.crt"
+    (volume,) = [v for v in pod["volumes"] if v["name"] == "ca"]
+    assert volume["configMap"] == {
+        "name": "corporate-ca",
+        "items": [{"key": "bundle.pem", "path": "ca.crt"}],
+    }
 
 
 @pytest.mark.parametrize(
@@ -369,6 +401,9 @@ def test_optional_objects_are_off_until_switched_on(render, switch, kind) -> Non
         pytest.param("watchNamespaces=ml", "watchNamespaces", id="text where a list is needed"),
         pytest.param(
             "watchNamespaces={bio}", "operator's own namespace", id="jobs beside the journals"
+        ),
+        pytest.param(
+            "proxy.https=http://me:secret@proxy:3128", "https", id="a password outside of a Secret"
         ),
         pytest.param("admissionPolicy.enabled=true", "checks nothing", id="a policy without rules"),
         pytest.param(

@@ -10,7 +10,8 @@ from __future__ import annotations
 import os
 import re
 import socket
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -20,9 +21,13 @@ import boto3
 import botocore.loaders
 import botocore.session
 from botocore import exceptions as aws
-from botocore.config import Config
 from botocore.credentials import AssumeRoleCredentialFetcher, DeferredRefreshableCredentials
 
+from batchinference.adapters.aws_calls import THROTTLED_CODES, authorities_file, patiently
+from batchinference.adapters.aws_calls import client as client  # noqa: PLC0414 - one face
+from batchinference.adapters.aws_calls import code_of as code_of  # noqa: PLC0414 - one face
+from batchinference.adapters.aws_calls import retry_after_s as retry_after_s  # noqa: PLC0414
+from batchinference.adapters.aws_calls import status_of as status_of  # noqa: PLC0414 - one face
 from batchinference.errors import Fault, Retry, Stalled
 from batchinference.model.status import Reason
 
@@ -54,15 +59,6 @@ _DENIED_CODES = {
     "AllAccessDisabled",
     "AccountProblem",
     "UnauthorizedOperation",
-}
-_THROTTLED_CODES = {
-    "429",
-    "BandwidthLimitExceeded",
-    "RequestLimitExceeded",
-    "SlowDown",
-    "Throttling",
-    "ThrottlingException",
-    "TooManyRequestsException",
 }
 _REGION_CODES = {"PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraint"}
 _KEY_ID_SHAPE = re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{12,}\b")
@@ -131,25 +127,30 @@ def named_or_own(
     return None
 
 
-def session(keys: Credentials | None, region: str) -> boto3.Session:
+def session(
+    keys: Credentials | None, region: str, sleep: Callable[[float], None] = time.sleep
+) -> boto3.Session:
     """A session for these keys, or for the pod's own identity through the default chain.
 
     With keys, profiles, AWS files and credentials of the environment are out of reach: a process
     that serves many namespaces must not lend one of them the settings of another.
     """
     if keys is None:
-        own = botocore.session.Session()
+        own = botocore.session.Session(
+            session_vars={"ca_bundle": (None, None, authorities_file(), None)}
+        )
         own.register_component("data_loader", descriptions())
-        return boto3.Session(botocore_session=own, region_name=region)
+        return patiently(boto3.Session(botocore_session=own, region_name=region), sleep)
     isolated = _isolated()
     isolated.set_credentials(keys.key_id, keys.secret_key, keys.session_token or None)
-    return boto3.Session(botocore_session=isolated, region_name=region)
+    return patiently(boto3.Session(botocore_session=isolated, region_name=region), sleep)
 
 
 def _isolated() -> botocore.session.Session:
     """A session that reads no AWS files and no profile of the environment."""
     isolated = botocore.session.Session(
         session_vars={
+            "ca_bundle": (None, None, authorities_file(), None),
             "profile": (None, None, None, None),
             "config_file": (None, None, os.devnull, None),
             "credentials_file": (None, None, os.devnull, None),
@@ -166,19 +167,19 @@ def descriptions() -> Any:
 
 
 def assume_role(
-    source: boto3.Session, *, role_arn: str, external_id: str, sts_endpoint: str | None
+    source: boto3.Session,
+    *,
+    role_arn: str,
+    external_id: str,
+    sts_endpoint: str,
+    ca_bundle: str,
+    sleep: Callable[[float], None] = time.sleep,
 ) -> boto3.Session:
     """A session with the role's temporary credentials, taken when first needed and renewed."""
     region = source.region_name
 
     def sts(_service: str, **keys: Any) -> Any:
-        return source.client(
-            "sts",
-            region_name=region,
-            endpoint_url=sts_endpoint,
-            config=client_config(attempts=3),
-            **keys,
-        )
+        return client(source, "sts", sts_endpoint, ca_bundle, credentials=keys)
 
     extra = {"RoleSessionName": "batch-inference-operator"}
     if external_id:
@@ -195,52 +196,20 @@ def assume_role(
     assumed = _isolated()
     # botocore has no public way to hand renewable credentials to a session.
     setattr(assumed, "_credentials", renewed)  # noqa: B010 - unknown to the stubs
-    return boto3.Session(botocore_session=assumed, region_name=region)
+    return patiently(boto3.Session(botocore_session=assumed, region_name=region), sleep)
 
 
-def sts_endpoint(endpoint_url: str) -> str | None:
-    """Where STS is for a Bedrock endpoint: stand-ins serve both, an AWS endpoint only its own."""
+def sts_endpoint(endpoint_url: str) -> str:
+    """Where STS is for a Bedrock endpoint: stand-ins serve both, an AWS endpoint only its own,
+    which is "".
+    """
     host = urlsplit(endpoint_url).hostname or ""
     if not endpoint_url or host.endswith((".amazonaws.com", ".amazonaws.com.cn", ".api.aws")):
-        return None
+        return ""
     return endpoint_url
 
 
-def client_config(
-    *,
-    attempts: int,
-    connect_timeout_s: float = 5,
-    read_timeout_s: float = 30,
-    connections: int = 10,
-    **more: Any,
-) -> Config:
-    """Client settings with bounded time and tries, deaf to endpoints of the environment."""
-    settings: dict[str, Any] = {"ignore_configured_endpoint_urls": True, **more}
-    return Config(
-        connect_timeout=connect_timeout_s,
-        read_timeout=read_timeout_s,
-        max_pool_connections=connections,
-        retries={"total_max_attempts": attempts, "mode": "standard"},
-        user_agent_extra="batch-inference-operator",
-        **settings,
-    )
-
-
 # ---------------------------------------------------------------- what went wrong
-
-
-def code_of(error: BaseException) -> str:
-    """AWS's error code of an answer, "" for anything else."""
-    if isinstance(error, aws.ClientError):
-        return str(error.response.get("Error", {}).get("Code", ""))
-    return ""
-
-
-def status_of(error: BaseException) -> int:
-    """The HTTP status of an error answer, 0 for anything else."""
-    if isinstance(error, aws.ClientError):
-        return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0) or 0)
-    return 0
 
 
 def message_of(error: BaseException) -> str:
@@ -278,7 +247,7 @@ def is_denied(error: BaseException) -> bool:
 
 def is_throttled(error: BaseException) -> bool:
     """Whether it says that there were too many calls."""
-    return code_of(error) in _THROTTLED_CODES or status_of(error) == 429
+    return code_of(error) in THROTTLED_CODES or status_of(error) == 429
 
 
 def never_connected(error: BaseException) -> bool:
@@ -286,6 +255,11 @@ def never_connected(error: BaseException) -> bool:
     return isinstance(
         error, aws.EndpointConnectionError | aws.ConnectTimeoutError | aws.ProxyConnectionError
     )
+
+
+def bad_certificate(error: BaseException) -> bool:
+    """Whether the endpoint showed a certificate that is not trusted, before anything was sent."""
+    return isinstance(error, aws.SSLError) and "CERTIFICATE_VERIFY_FAILED" in str(error)
 
 
 def unknown_host(error: BaseException) -> bool:
@@ -347,16 +321,26 @@ def fault(error: Exception, doing: str, *, passing: str, where: str) -> Fault:
             f"AWS says: {message_of(error)}",
         )
     if is_throttled(error):
-        return Retry(passing, f"Too many calls: AWS slows down the attempt to {doing}.")
+        return Retry(
+            passing,
+            f"Too many calls: AWS slows down the attempt to {doing}.",
+            retry_after_s(error),
+        )
+    if bad_certificate(error):
+        return Stalled(
+            Reason.ENDPOINT_UNREACHABLE,
+            f"Can't {doing}: the endpoint's certificate is not trusted; check `{where}.caBundle`.",
+        )
     if unknown_host(error):
         return Stalled(
             Reason.ENDPOINT_UNREACHABLE,
-            f"Can't {doing}: the host of the endpoint does not exist; check region and "
-            f"endpoint of `{where}`.",
+            f"Can't {doing}: the host of the endpoint, or of the pod's proxy, does not exist; "
+            f"check region and endpoint of `{where}`.",
         )
     if isinstance(error, aws.ParamValidationError):
         return Stalled(Reason.INVALID_SPEC, f"Can't {doing}: {message_of(error)}")
     if isinstance(error, aws.ClientError):
         text = f"{code_of(error)} {message_of(error)}".strip()
-        return Retry(passing, f"Could not {doing}: {text} (HTTP {status_of(error)}).")
+        told = f"Could not {doing}: {text} (HTTP {status_of(error)})."
+        return Retry(passing, told, retry_after_s(error))
     return Retry(passing, f"Could not {doing}: {type(error).__name__}: {message_of(error)}")

@@ -15,6 +15,7 @@ from dataclasses import replace
 from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, version
 from pathlib import Path
 
+from batchinference.adapters import network
 from batchinference.app.settings import Configuration, load
 from batchinference.app.wiring import Assembly
 from batchinference.errors import BatchInferenceError, InvalidObject
@@ -110,6 +111,7 @@ def _run(options: argparse.Namespace) -> int:
         configuration = _overridden(load(options.settings), options)
         log_settings = configuration.settings.log
         configure(log_settings.level, log_settings.format)
+        network.check()
         assembly = Assembly(configuration, own_version())
     except (InvalidObject, OSError) as fault:
         where = f"{options.settings}: " if options.settings else ""

@@ -55,7 +55,7 @@ class OpenAIProvider:
     Attributes:
         base_url: without a slash at its end.
         api_key_secret_ref: None sends no credential.
-        ca_bundle: PEM text; "" trusts the system's authorities.
+        ca_bundle: PEM text; "" trusts the public authorities and the pod's.
     """
 
     base_url: str = "https://api.openai.com/v1"
@@ -94,6 +94,7 @@ class BedrockProvider:
         credentials_secret_ref: None is the operator's own identity (cluster providers only).
         assume_role_arn: the role to take with these credentials before any call.
         timeout_hours: None leaves it to AWS.
+        ca_bundle: PEM text; "" trusts the public authorities and the pod's.
     """
 
     region: str
@@ -107,6 +108,7 @@ class BedrockProvider:
     vpc_config: VPCConfig | None = None
     tags: tuple[Tag, ...] = ()
     timeout_hours: int | None = None
+    ca_bundle: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,12 +137,14 @@ class S3Storage:
         credentials_secret_ref: None is the operator's own identity (cluster providers only).
         allowed_prefixes: nothing outside of them is read or written; none allow nothing.
             `${namespace}` stands for the job's namespace.
+        ca_bundle: PEM text; "" trusts the public authorities and the pod's.
     """
 
     region: str
     endpoint_url: str = ""
     credentials_secret_ref: SecretRef | None = None
     allowed_prefixes: tuple[str, ...] = ()
+    ca_bundle: str = ""
 
 
 @dataclass(frozen=True, slots=True)

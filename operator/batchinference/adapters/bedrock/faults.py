@@ -28,6 +28,12 @@ def outcome(error: Exception) -> SubmitOutcome:
         return Refused(
             RefusalKind.THROTTLED, "connect", f"No connection to Bedrock: {told}", _CONNECT_WAIT_S
         )
+    if cloud.bad_certificate(error):
+        return Refused(
+            RefusalKind.CREDENTIALS,
+            "certificate",
+            f"The endpoint's certificate is not trusted; check `{WHERE}.caBundle`.",
+        )
     if cloud.is_credentials(error):
         return Refused(
             RefusalKind.CREDENTIALS,
@@ -45,7 +51,7 @@ def _refused(error: Exception, code: str, told: str, status: int) -> Refused:
     if code == "ServiceQuotaExceededException":
         return Refused(RefusalKind.QUOTA, code, told, _QUOTA_WAIT_S)
     if cloud.is_throttled(error):
-        return Refused(RefusalKind.THROTTLED, code, told)
+        return Refused(RefusalKind.THROTTLED, code, told, cloud.retry_after_s(error))
     if "invalid_payment_instrument" in told.lower():
         return Refused(RefusalKind.BILLING, code, told)
     # An account that may not use batch yet is told so as a validation error.

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from botocore import exceptions as aws
 
 from batchinference.adapters import aws as cloud
+from batchinference.adapters import network
 from batchinference.adapters.bedrock import request as requests
 from batchinference.adapters.bedrock.faults import fault, is_absent, is_over, outcome
 from batchinference.adapters.bedrock.names import INPUT_FILE
@@ -65,6 +67,7 @@ class BedrockProvider:
         *,
         own_identity: bool = False,
         submit_timeout_s: float = SUBMIT_S,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         """Make clients; no call is made yet.
 
@@ -74,6 +77,7 @@ class BedrockProvider:
             store: where the run's staging is, for looking at inputs and deleting them.
             own_identity: whether the operator's own identity may be used where no Secret is named.
             submit_timeout_s: seconds after which the outcome of a create call is unknown.
+            sleep: how to wait between the tries of a call.
 
         Raises:
             Stalled: the settings or the Secrets can't be used.
@@ -88,7 +92,8 @@ class BedrockProvider:
             field_path=f"{WHERE}.credentialsSecretRef",
             own_identity=own_identity,
         )
-        session = cloud.session(keys, bedrock.region)
+        trusted = network.checked(bedrock.ca_bundle, f"{WHERE}.caBundle")
+        session = cloud.session(keys, bedrock.region, sleep)
         sts = cloud.sts_endpoint(bedrock.endpoint_url)
         if bedrock.assume_role_arn:
             session = cloud.assume_role(
@@ -96,20 +101,13 @@ class BedrockProvider:
                 role_arn=bedrock.assume_role_arn,
                 external_id=bedrock.external_id,
                 sts_endpoint=sts,
+                ca_bundle=trusted,
+                sleep=sleep,
             )
-
-        def client(service: str, endpoint: str | None, attempts: int) -> Any:
-            return session.client(
-                cast("Any", service),
-                endpoint_url=endpoint,
-                config=cloud.client_config(attempts=attempts, connections=THREADS),
-            )
-
-        endpoint = bedrock.endpoint_url or None
-        self._client: BedrockClient = client("bedrock", endpoint, attempts=3)
-        # A repeated create call is the core's decision, which knows what came of the first.
-        self._create: BedrockClient = client("bedrock", endpoint, attempts=1)
-        self._sts: Any = client("sts", sts, attempts=3)
+        self._client: BedrockClient = cloud.client(
+            session, "bedrock", bedrock.endpoint_url, trusted, connections=2 * THREADS
+        )
+        self._sts: Any = cloud.client(session, "sts", sts, trusted, connections=THREADS)
         self._region = bedrock.region
         self._store = store
         self._submit_timeout_s = submit_timeout_s
@@ -142,7 +140,7 @@ class BedrockProvider:
             async with asyncio.timeout(self._submit_timeout_s):
                 answer = await asyncio.get_running_loop().run_in_executor(
                     self._create_threads,
-                    lambda: self._create.create_model_invocation_job(**request),
+                    lambda: self._client.create_model_invocation_job(**request),
                 )
         except (*_CALL, OSError) as error:
             return outcome(error)
@@ -217,7 +215,7 @@ class BedrockProvider:
         """See `ports.BatchProvider.close`. Calls under way end by their own time limits."""
         for threads in (self._threads, self._create_threads):
             threads.shutdown(wait=False, cancel_futures=True)
-        for client in (self._client, self._create, self._sts):
+        for client in (self._client, self._sts):
             client.close()
 
     # ------------------------------------------------------------ calls

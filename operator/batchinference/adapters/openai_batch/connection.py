@@ -9,17 +9,32 @@ from __future__ import annotations
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import httpx2
 from openai import AsyncOpenAI, DefaultAsyncHttpx2Client, DefaultHttpx2Client, OpenAI, Timeout
 
+from batchinference.adapters import network
 from batchinference.errors import InvalidObject, Stalled
 from batchinference.model.codec import decode
 from batchinference.model.provider import OpenAIProvider, ProviderSpec
 from batchinference.model.status import Reason
 
+if TYPE_CHECKING:
+    from openai._types import RequestOptions
+
 WHERE = "spec.openAI"
 """The provider's field that says how to reach the server."""
+
+ONCE: RequestOptions = {"max_retries": 0}
+"""For calls that create something, and for those whose refusal is an answer: never repeated by the
+SDK. A repeated create call is the core's decision, which knows what came of the first."""
+
+_RETRIES = 2
+_CONTROL = Timeout(20.0, connect=5.0, pool=10.0)
+_BULK = Timeout(60.0, connect=10.0, pool=10.0)
+UPLOADED_S = 120.0
+"""Seconds that a server may be silent over a file that it has received."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +44,7 @@ class Connection:
     Attributes:
         settings: endpoint, organization, headers.
         api_key: "" sends no credential.
-        ca_bundle: PEM text; "" trusts the system's authorities.
+        ca_bundle: PEM text; "" trusts the public authorities and the pod's.
     """
 
     settings: OpenAIProvider
@@ -54,9 +69,8 @@ def connection(settings: Mapping[str, Any], secrets: Mapping[str, Mapping[str, s
     if spec.open_ai is None:
         raise Stalled(Reason.INVALID_SPEC, f"{WHERE}: must be set.")
     ca_bundle = secrets.get("caBundle", {}).get("value", "") or spec.open_ai.ca_bundle
-    found = Connection(spec.open_ai, _api_key(spec.open_ai, secrets), ca_bundle)
-    _trust(ca_bundle)
-    return found
+    network.checked(ca_bundle, f"{WHERE}.caBundle")
+    return Connection(spec.open_ai, _api_key(spec.open_ai, secrets), ca_bundle)
 
 
 def _api_key(settings: OpenAIProvider, secrets: Mapping[str, Mapping[str, str]]) -> str:
@@ -84,21 +98,30 @@ def _api_key(settings: OpenAIProvider, secrets: Mapping[str, Mapping[str, str]])
     return value
 
 
-def _trust(ca_bundle: str) -> ssl.SSLContext | bool:
-    if not ca_bundle:
-        return True
-    try:
-        return ssl.create_default_context(cadata=ca_bundle)
-    except (ssl.SSLError, ValueError) as error:
-        raise Stalled(
-            Reason.INVALID_SPEC, f"{WHERE}.caBundle: holds no readable certificate in PEM."
-        ) from error
+def _trust(connection: Connection) -> ssl.SSLContext:
+    """What the endpoint's certificate is checked against."""
+    own = network.trust(connection.ca_bundle)
+    if own is not None:
+        return own
+    public = httpx2.create_ssl_context(trust_env=False)
+    if more := network.authorities():
+        public.load_verify_locations(cadata=more)
+    return public
 
 
 # ---------------------------------------------------------------- clients
 
 
-class _AsyncClient(AsyncOpenAI):
+class _Patient:
+    """Retries that hold a call only for a moment: who made it can wait for longer without."""
+
+    def _should_retry(self, response: httpx2.Response) -> bool:
+        asked_s = network.retry_after_s(response.headers)
+        plain: Any = super()
+        return (asked_s or 0.0) <= network.PATIENCE_S and bool(plain._should_retry(response))  # noqa: SLF001 - the SDK has no setting for it
+
+
+class _AsyncClient(_Patient, AsyncOpenAI):
     """An SDK client that knows only what it was given."""
 
     def __init__(self, connection: Connection, **options: Any) -> None:
@@ -112,7 +135,7 @@ class _AsyncClient(AsyncOpenAI):
         """No credential is a choice here, not a mistake."""
 
 
-class _SyncClient(OpenAI):
+class _SyncClient(_Patient, OpenAI):
     """An SDK client that knows only what it was given."""
 
     def __init__(self, connection: Connection, **options: Any) -> None:
@@ -126,30 +149,38 @@ class _SyncClient(OpenAI):
         """No credential is a choice here, not a mistake."""
 
 
-def async_client(connection: Connection, timeout: Timeout, max_retries: int) -> AsyncOpenAI:
+def async_client(connection: Connection) -> AsyncOpenAI:
     """A client for the operator's loop. Close it."""
     return _AsyncClient(
         connection,
-        timeout=timeout,
-        max_retries=max_retries,
+        timeout=_CONTROL,
+        max_retries=_RETRIES,
+        http_client=DefaultAsyncHttpx2Client(timeout=_CONTROL, **_wire(connection)),
+    )
+
+
+def sync_clients(connection: Connection) -> tuple[OpenAI, OpenAI]:
+    """Two clients for a worker over the same connections: the first for everything but uploads,
+    the second for these, which it sends once. Close the first.
+    """
+    wire = DefaultHttpx2Client(timeout=_BULK, **_wire(connection))
+    reading, uploading = (
+        _SyncClient(connection, timeout=_BULK, max_retries=tries, http_client=wire)
+        for tries in (_RETRIES, 0)
+    )
+    return reading, uploading
+
+
+def _wire(connection: Connection) -> dict[str, Any]:
+    """How the calls leave, of which the environment says nothing by itself."""
+    return {
+        "verify": _trust(connection),
+        "proxy": network.proxy_of(connection.settings.base_url) or None,
+        "trust_env": False,
         # A redirect is refused: it would carry headers to a host that nobody configured, and what
         # a redirected create call did nobody could say.
-        http_client=DefaultAsyncHttpx2Client(
-            verify=_trust(connection.ca_bundle), timeout=timeout, follow_redirects=False
-        ),
-    )
-
-
-def sync_client(connection: Connection, timeout: Timeout, max_retries: int) -> OpenAI:
-    """A client for a worker. Close it."""
-    return _SyncClient(
-        connection,
-        timeout=timeout,
-        max_retries=max_retries,
-        http_client=DefaultHttpx2Client(
-            verify=_trust(connection.ca_bundle), timeout=timeout, follow_redirects=False
-        ),
-    )
+        "follow_redirects": False,
+    }
 
 
 def _explicit(connection: Connection) -> dict[str, Any]:

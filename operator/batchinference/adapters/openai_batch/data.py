@@ -16,9 +16,13 @@ from urllib.parse import quote
 
 import httpx2
 import msgspec
-from openai import APIStatusError, OpenAIError, Timeout
+from openai import APIStatusError, OpenAIError
 
-from batchinference.adapters.openai_batch.connection import connection, sync_client
+from batchinference.adapters.openai_batch.connection import (
+    UPLOADED_S,
+    connection,
+    sync_clients,
+)
 from batchinference.adapters.openai_batch.download import download
 from batchinference.adapters.openai_batch.faults import fault, message_of
 from batchinference.adapters.openai_batch.names import file_name, file_prefix
@@ -43,8 +47,6 @@ from batchinference.records.wire import wire_id
 if TYPE_CHECKING:
     from openai._types import RequestOptions
 
-_TIMEOUT = Timeout(120.0, connect=10.0, pool=10.0)
-_RETRIES = 2
 _CHECKING = {"pending", "running"}
 """Statuses of a file that can't be used yet: Azure looks at files first."""
 _CHECKING_S = 5.0
@@ -82,7 +84,7 @@ class OpenAIData:
         Raises:
             Stalled: the settings or the Secrets can't be used.
         """
-        self._client = sync_client(connection(settings, secrets), _TIMEOUT, _RETRIES)
+        self._client, self._uploading = sync_clients(connection(settings, secrets))
         self._sleep = sleep
         self._transfers = transfers
 
@@ -159,7 +161,9 @@ class OpenAIData:
     def _create(self, name: str, content: StoredFile, size: int) -> Mapping[str, Any]:
         file = (name, cast("IO[bytes]", content), "application/jsonl")
         with self._call(f"The upload of {name}", size):
-            answer = self._client.files.with_raw_response.create(file=file, purpose="batch")
+            # Once: a later try finds the file by its name, where this one did reach the server.
+            files = self._uploading.files.with_raw_response
+            answer = files.create(file=file, purpose="batch", timeout=UPLOADED_S)
             return _object(answer.content)
 
     def _upload_fault(self, error: Exception, name: str) -> Exception:

@@ -18,7 +18,7 @@ from openai import APIStatusError, OpenAI, OpenAIError
 
 from batchinference.adapters.openai_batch.faults import fault
 from batchinference.adapters.transfers import Transfer, Transfers
-from batchinference.errors import Permanent, Retry
+from batchinference.errors import Permanent, Retry, Stalled
 from batchinference.model.status import Reason
 from batchinference.records.codes import ANSWER_LOST
 
@@ -42,11 +42,20 @@ class _Body:
     Attributes:
         start: which byte of the file it begins with.
         size: bytes of the whole file, None where the server does not say.
+        etag: what tells this content of the file from another, "" where the server does not say.
+        says_its_end: a connection that breaks can be told from the end of the body.
     """
 
     answer: APIResponse[Any]
     start: int
     size: int | None
+    etag: str
+    says_its_end: bool
+
+    def is_of_another_file(self, first: _Body) -> bool:
+        """Whether the file was changed since that first answer, as far as the servers' words go."""
+        sizes, tags = {self.size, first.size} - {None}, {self.etag, first.etag} - {""}
+        return len(sizes) > 1 or len(tags) > 1
 
 
 def download(
@@ -60,29 +69,36 @@ def download(
         Stalled: credentials or endpoint are no good.
     """
     position, checksum, failures, absent = 0, 0, 0, 0
+    first: _Body | None = None
+    another = Retry(
+        Reason.PROVIDER_UNAVAILABLE,
+        f"The result file {file_id} is another one when it is read again.",
+    )
     what = f"Reading the result file {file_id}"
     transfer = transfers.begin(what, Reason.PROVIDER_UNAVAILABLE)
     while True:
         before = position
         try:
-            with _open(client, file_id, position, transfer) as body:
+            with _open(client, file_id, position, first.etag if first else "", transfer) as body:
+                first = first or body
+                if position and body.is_of_another_file(first):
+                    raise another
                 again, skipped = 0, body.start
                 for piece in _pieces(body.answer, transfer):
                     old = piece[: position - skipped] if skipped < position else b""
                     skipped += len(old)
                     again = zlib.crc32(old, again)
                     if skipped == position and old and again != checksum:
-                        raise Retry(
-                            Reason.PROVIDER_UNAVAILABLE,
-                            f"The result file {file_id} is another one when it is read again.",
-                        )
+                        raise another
                     if len(old) < len(piece):
                         fresh = piece[len(old) :]
                         position += len(fresh)
                         skipped = position
                         checksum = zlib.crc32(fresh, checksum)
                         yield fresh
-                if skipped == position and (body.size is None or position >= body.size):
+                # An end that might be a break is believed when nothing comes behind it.
+                is_end = body.says_its_end or position == before
+                if skipped == position and (is_end if body.size is None else position >= body.size):
                     return
                 cause: Exception | None = None
         except APIStatusError as error:
@@ -95,9 +111,14 @@ def download(
                 sleep(float(2**absent))
                 continue
             if error.status_code == 416 and position:
+                if first is not None and first.size is not None and position < first.size:
+                    raise another from error
                 return  # the range begins behind the last byte: nothing was missing
             raise fault(error, f"read the result file {file_id}") from error
         except _BROKEN as error:
+            told = fault(error, f"read the result file {file_id}")
+            if isinstance(told, Stalled):
+                raise told from error
             cause = error
         failures = failures + 1 if position == before else 1
         if failures >= ATTEMPTS:
@@ -121,19 +142,27 @@ def _pieces(answer: APIResponse[Any], transfer: Transfer) -> Iterator[bytes]:
 
 
 @contextmanager
-def _open(client: OpenAI, file_id: str, position: int, transfer: Transfer) -> Iterator[_Body]:
+def _open(
+    client: OpenAI, file_id: str, position: int, etag: str, transfer: Transfer
+) -> Iterator[_Body]:
     # Without compression the announced length is that of the file.
     headers = {"Accept-Encoding": "identity"}
     if position:
         headers["Range"] = f"bytes={position}-"
+        if etag and not etag.startswith("W/"):
+            headers["If-Range"] = etag  # a file that was changed meanwhile comes whole
     with ExitStack() as opened:
         content = client.files.with_streaming_response.content(file_id, extra_headers=headers)
         with transfer.asking():
             answer = opened.enter_context(content)
+        etag = answer.headers.get("etag", "")
+        chunked = "chunked" in answer.headers.get("transfer-encoding", "")
         given = _CONTENT_RANGE.fullmatch(answer.headers.get("content-range", ""))
         if answer.status_code == 206 and given and int(given[1]) == position:
-            yield _Body(answer, position, None if given[2] == "*" else int(given[2]))
+            size = None if given[2] == "*" else int(given[2])
+            yield _Body(answer, position, size, etag, chunked or "content-length" in answer.headers)
             return
         length = answer.headers.get("content-length", "")
         plain = answer.headers.get("content-encoding", "identity") == "identity"
-        yield _Body(answer, 0, int(length) if plain and length.isdigit() else None)
+        size = int(length) if plain and length.isdigit() else None
+        yield _Body(answer, 0, size, etag, chunked or bool(length))

@@ -14,6 +14,7 @@ from typing import Any
 import httpx2
 from openai import APIConnectionError, APIError, APIStatusError, APITimeoutError
 
+from batchinference.adapters import network
 from batchinference.adapters.openai_batch.connection import WHERE
 from batchinference.adapters.openai_batch.view import BILLING_CODES, QUOTA_CODES, shorten, text
 from batchinference.errors import Fault, Permanent, Retry, Stalled
@@ -97,7 +98,8 @@ def fault(error: Exception, doing: str) -> Fault:
     if _unknown_host(error):
         return Stalled(
             Reason.ENDPOINT_UNREACHABLE,
-            f"Could not {doing}: the host of `{WHERE}.baseURL` does not exist.",
+            f"Could not {doing}: the host of `{WHERE}.baseURL`, or of the pod's proxy, does not "
+            "exist.",
         )
     return Retry(Reason.PROVIDER_UNAVAILABLE, f"Could not {doing}: {_cause(error)}.")
 
@@ -157,16 +159,8 @@ def message_of(error: APIStatusError) -> str:
 
 
 def retry_after_s(error: APIStatusError) -> float | None:
-    """Seconds that the server asks to wait; dates are left to the caller's own backoff."""
-    headers = error.response.headers
-    for name, unit in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
-        try:
-            wait = float(headers[name]) / unit
-        except (KeyError, ValueError):
-            continue
-        if 0 <= wait <= 86_400:
-            return wait
-    return None
+    """Seconds that the server asks to wait; None when it does not say."""
+    return network.retry_after_s(error.response.headers)
 
 
 def never_sent(error: Exception) -> bool:

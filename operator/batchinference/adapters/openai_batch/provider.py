@@ -15,10 +15,15 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 import httpx2
-from openai import APIStatusError, OpenAIError, Timeout
+from openai import APIStatusError, OpenAIError
 
 from batchinference.adapters.openai_batch import paging
-from batchinference.adapters.openai_batch.connection import Connection, async_client, connection
+from batchinference.adapters.openai_batch.connection import (
+    ONCE,
+    Connection,
+    async_client,
+    connection,
+)
 from batchinference.adapters.openai_batch.faults import fault, is_json, outcome
 from batchinference.adapters.openai_batch.names import metadata
 from batchinference.adapters.openai_batch.view import view
@@ -46,8 +51,6 @@ ENDPOINTS = {
     "Responses": "/v1/responses",
 }
 
-_TIMEOUT = Timeout(20.0, connect=5.0, pool=10.0)
-_RETRIES = 2
 _CALL_S = 75.0
 """Seconds after which a call with its retries is given up."""
 SUBMIT_S = 60.0
@@ -92,7 +95,7 @@ class OpenAIBatchProvider:
         self._connection = connection(settings, secrets)
         self._identity = identity
         self._submit_timeout_s = submit_timeout_s
-        self._client = async_client(self._connection, _TIMEOUT, _RETRIES)
+        self._client = async_client(self._connection)
 
     async def check(self) -> Account:
         """See `ports.BatchProvider.check`: the listing that polling lives on, with one item."""
@@ -140,7 +143,7 @@ class OpenAIBatchProvider:
                     "/batches",
                     body=dict(request),
                     cast_to=httpx2.Response,
-                    options={"max_retries": 0},
+                    options=ONCE,
                 )
         except _FAILED as error:
             return outcome(error)
@@ -243,7 +246,7 @@ class OpenAIBatchProvider:
                 answer = await self._client.post(
                     f"/batches/{quote(batch_id, safe='')}/cancel",
                     cast_to=httpx2.Response,
-                    options={"max_retries": 0},
+                    options=ONCE,
                 )
         except APIStatusError as error:
             if error.status_code == 404 and is_json(error):

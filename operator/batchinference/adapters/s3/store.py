@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from botocore import exceptions as aws
 
 from batchinference.adapters import aws as cloud
+from batchinference.adapters import network
 from batchinference.adapters.s3.calls import count_calls
 from batchinference.adapters.s3.faults import (
     BROKEN,
@@ -92,20 +93,19 @@ class S3Store:
         )
         foreign = bool(storage.endpoint_url)
         checksums = "when_required" if foreign else "when_supported"
-        session = cloud.session(keys, storage.region)
+        session = cloud.session(keys, storage.region, sleep)
         count_calls(session, transfers)
-        self._client: S3Client = session.client(
+        self._client: S3Client = cloud.client(
+            session,
             "s3",
-            endpoint_url=storage.endpoint_url or None,
-            config=cloud.client_config(
-                attempts=3,
-                read_timeout_s=60,
-                connections=16,
-                s3={"addressing_style": "path" if foreign else "auto"},
-                # Stores other than AWS's stumble over the newer checksums that boto3 adds.
-                request_checksum_calculation=checksums,
-                response_checksum_validation=checksums,
-            ),
+            storage.endpoint_url,
+            network.checked(storage.ca_bundle, f"{WHERE}.caBundle"),
+            read_timeout_s=60,
+            connections=16,
+            s3={"addressing_style": "path" if foreign else "auto"},
+            # Stores other than AWS's stumble over the newer checksums that boto3 adds.
+            request_checksum_calculation=checksums,
+            response_checksum_validation=checksums,
         )
         self._sleep = sleep
         self._transfers = transfers
@@ -166,15 +166,21 @@ class S3Store:
         position, failures = start, 0
         transfer = self._transfers.begin(f"Reading {info.uri}", Reason.STORAGE_UNAVAILABLE)
         while position < info.size:
-            body = self._open(info, position)["Body"]
+            found = self._open(info, position)
+            body = found["Body"]
+            # Some stores know no ranges and begin anew.
+            again = 0 if found.get("ContentRange") else position
             try:
                 while position < info.size:
-                    wanted = min(CHUNK, info.size - position)
+                    wanted = min(CHUNK, again or info.size - position)
                     with transfer.moving(wanted):
                         piece = body.read(wanted)
                     if not piece:
                         break
                     transfer.moved(len(piece))
+                    if again:
+                        again -= len(piece)
+                        continue
                     position += len(piece)
                     failures = 0
                     yield piece
@@ -204,17 +210,22 @@ class S3Store:
         versioned = {**request, "VersionId": info.version} if info.version else request
         try:
             try:
-                return self._client.get_object(**versioned)
+                found = self._client.get_object(**versioned)
             except _CALL as error:
                 # Versions need a permission of their own. Without it the ETag alone must do: it
                 # either matches, and then the bytes are the same, or the source has changed.
                 if versioned is request or not cloud.is_denied(error):
                     raise
-                return self._client.get_object(**request)
+                found = self._client.get_object(**request)
         except _CALL as error:
             if cloud.code_of(error) in CHANGED | {"InvalidRange", "416"} or is_missing(error):
                 raise SourceChanged(f"{info.uri} changed while it was being read") from error
             refuse(error, "read", info.uri)
+        # Some stores overlook the condition.
+        if info.etag and found.get("ETag", "").strip('"') not in {"", info.etag}:
+            found["Body"].close()
+            raise SourceChanged(f"{info.uri} changed while it was being read")
+        return found
 
     def get(self, uri: str, limit: int = 1 << 20) -> bytes | None:
         """See `ports.ObjectStore.get`."""
@@ -227,15 +238,15 @@ class S3Store:
                     return None
                 refuse(error, "read", uri)
             with found["Body"] as body:
-                if found["ContentLength"] > limit:
-                    raise Permanent(
-                        Reason.TOO_LARGE,
-                        f"{uri} has {found['ContentLength']} bytes; at most {limit} are read.",
-                    )
+                size = found.get("ContentLength")  # some stores do not announce it
+                if (size or 0) > limit:
+                    raise _too_large(uri, f"{size}", limit)
                 try:
-                    what, size = f"Reading {uri}", found["ContentLength"]
-                    with self._transfers.call(what, Reason.STORAGE_UNAVAILABLE, size):
-                        return body.read()
+                    with self._transfers.call(f"Reading {uri}", Reason.STORAGE_UNAVAILABLE, limit):
+                        data = body.read(limit + 1 if size is None else None)
+                    if len(data) > limit:
+                        raise _too_large(uri, "more", limit)
+                    return data  # noqa: TRY300 - nothing more follows
                 except BROKEN as error:
                     if attempt == READ_ATTEMPTS:
                         raise Retry(
@@ -374,6 +385,10 @@ class S3Store:
                         self._client.abort_multipart_upload(
                             Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"]
                         )
+
+
+def _too_large(uri: str, size: str, limit: int) -> Permanent:
+    return Permanent(Reason.TOO_LARGE, f"{uri} has {size} bytes; at most {limit} are read.")
 
 
 def _storage(settings: Mapping[str, Any]) -> S3Storage:
