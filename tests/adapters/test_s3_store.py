@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import tracemalloc
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import boto3
@@ -119,6 +120,22 @@ def test_a_read_that_never_advances_gives_up(
     with pytest.raises(Retry, match="broke off at byte 0 of 100") as retry:
         whole(store, info)
     assert retry.value.reason == "StorageUnavailable"
+
+
+def test_an_object_is_replaced_only_while_it_is_the_one_that_was_read(
+    store: S3Store, place: str
+) -> None:
+    store.put(f"{place}data", b"first")
+    first = found(store, f"{place}data")
+    assert store.put_over(first, b"second")
+    assert not store.put_over(first, b"third")
+    assert whole(store, found(store, f"{place}data")) == b"second"
+    second = found(store, f"{place}data")
+    store.delete(f"{place}data")
+    assert not store.put_over(second, b"third")
+    assert store.head(f"{place}data") is None
+    with pytest.raises(Stalled, match="no-such-bucket"):
+        store.put_over(replace(second, uri="s3://no-such-bucket/key"), b"")
 
 
 def test_a_source_that_changed_is_not_read(store: S3Store, place: str) -> None:

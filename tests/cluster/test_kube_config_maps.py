@@ -7,6 +7,7 @@ import json
 import random
 from collections.abc import Iterator
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -17,6 +18,7 @@ from batchinference.adapters.kube.config_map_input import ConfigMapInput
 from batchinference.adapters.kube.config_map_place import ConfigMapPlace
 from batchinference.adapters.kube.config_map_store import ConfigMapStore
 from batchinference.adapters.kube.connection import KubeConnection
+from batchinference.adapters.kube.names import CLAIM_ANNOTATION, MANIFEST_ANNOTATION
 from batchinference.errors import Permanent, Retry, Stalled
 from batchinference.model.work import Holder
 from batchinference.ports import Claim, SourceChanged
@@ -398,6 +400,42 @@ class TestPlace:
         assert found is not None
         assert "data" not in found
         assert config_maps.get(namespace, "answers-1") is None
+        assert holder.final
+        assert not json.loads(found["metadata"]["annotations"][CLAIM_ANNOTATION])["replaces"]
+
+    def test_a_takeover_that_was_cut_short_leaves_nothing_readable_and_is_finished_later(
+        self,
+        place: ConfigMapPlace,
+        config_maps: ConfigMaps,
+        uri: str,
+        namespace: str,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        place.claim(OURS)
+        self.finish(place, b"x" * 700_000 + b"\n", b"{}\n")
+        theirs = ConfigMapPlace(config_maps, uri, THEIRS, "ml/other")
+        holder = theirs.claim(THEIRS)
+        assert holder is not None
+        with monkeypatch.context() as broken:
+            broken.setattr(config_maps, "delete", Mock(side_effect=KeyboardInterrupt))
+            with pytest.raises(KeyboardInterrupt):
+                theirs.replace(THEIRS, holder)
+        found = config_maps.get(namespace, "answers")
+        assert found is not None
+        assert MANIFEST_ANNOTATION not in found["metadata"]["annotations"]
+        assert config_maps.get(namespace, "answers-1") is not None
+        assert theirs.claim(THEIRS) is None
+        assert config_maps.get(namespace, "answers-1") is None
+
+    def test_results_that_may_still_be_gone_on_with_say_so(
+        self, place: ConfigMapPlace, config_maps: ConfigMaps, uri: str
+    ) -> None:
+        place.claim(OURS)
+        place.write_manifest({"final": False})
+        holder = ConfigMapPlace(config_maps, uri, THEIRS, "ml/other").claim(THEIRS)
+        assert holder is not None
+        assert holder.finished
+        assert not holder.final
 
     def test_a_place_taken_over_by_another_run_takes_no_results(
         self, place: ConfigMapPlace, config_maps: ConfigMaps, uri: str, namespace: str

@@ -77,6 +77,14 @@ class MemoryStore:
         self.objects[uri] = data
         return True
 
+    def put_over(self, info: ObjectInfo, data: bytes) -> bool:
+        self._called("put_over", info.uri)
+        found = self.objects.get(info.uri)
+        if found is None or _info(info.uri, found).etag != info.etag:
+            return False
+        self.objects[info.uri] = data
+        return True
+
     def writer(self, uri: str) -> MemoryWriter:
         self._called("writer", uri)
         self.open_writers.append(MemoryWriter(self, uri))

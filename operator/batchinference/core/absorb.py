@@ -19,6 +19,7 @@ from batchinference.core.follow import (
     of_ordinal,
     submit_answered,
 )
+from batchinference.core.holding import may_take_over, whose
 from batchinference.core.keys import next_ordinal
 from batchinference.core.late import late_of
 from batchinference.core.notes import Notes
@@ -49,7 +50,6 @@ from batchinference.model.work import (
     EarlierEnd,
     FaultKind,
     Finished,
-    Holder,
     Pooled,
     ShardCollected,
     StageDone,
@@ -176,26 +176,6 @@ def _is_awaited(run: Run, effect: StartTask) -> bool:
     return asking.state is ShardState.QUEUED and next_ordinal(run, asking) == ordinal
 
 
-def _whose(run: Run, holder: Holder) -> tuple[str, str]:
-    """Why an output place that is held can't be used, and what to do."""
-    place, whose = f"The output place '{run.output.uri}'", holder.description or holder.run_key
-    if holder.run_key == run.key:
-        return Reason.HELD_ELSEWHERE, (
-            f"{place} holds the claim of this very run ({whose}) by installation "
-            f"'{holder.installation}', and there is no journal of it here. Leave it to the other "
-            "cluster, or restore its journals, or create the job with another `spec.output`"
-        )
-    hint = ", best with `${runID}` in it" if run.output.uri.startswith("s3:") else ""
-    another = f"create the job with another `spec.output`{hint}; or, if nobody needs what is there"
-    if not holder.run_key:
-        return Reason.OUTPUT_CONFLICT, f"{place} is in use: {whose}. Either {another}, remove it"
-    stands = "finished" if holder.finished else "has not finished"
-    return Reason.OUTPUT_CONFLICT, (
-        f"{place} holds the claim of another run ({whose}, run {holder.run_key[:12]}), which "
-        f"{stands}. Either {another} and that run is over, remove all of it"
-    )
-
-
 def _admitted(
     run: Run, notes: Notes, effect: StartTask, result: Admitted, setting: Setting
 ) -> tuple[Run, Notes]:
@@ -205,8 +185,12 @@ def _admitted(
     if result.earlier is not None:
         return _adopted(run, result.snapshot, result.earlier, setting), notes
     if holder is not None:
-        reason, text = _whose(run, holder)
-        fault = TaskFault(FaultKind.STALLED, reason, text)
+        taken = may_take_over(run, holder, setting.spec.output_policy)
+        if taken and holder != notes.taking:
+            return run, replace(notes, taking=holder)  # looked at again, and taken over then
+        reason, text = whose(run, holder)
+        # What could not be taken over although it may be is changing hands at this moment.
+        fault = TaskFault(FaultKind.RETRY if taken else FaultKind.STALLED, reason, text)
         failed = notes.with_failure(effect.id, fault, setting.now, setting.timing, setting.jitter)
         return run, failed
     stepped = step_run(run, RunInput.ADMIT) or run

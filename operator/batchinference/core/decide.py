@@ -27,7 +27,7 @@ from batchinference.core.notes import Notes
 from batchinference.core.policy import may_go_again, staging_verdict
 from batchinference.core.submit import submit_shards
 from batchinference.core.transitions import RunInput, ShardInput, step_run, step_shard
-from batchinference.model.job import DeletionPolicy, DesiredState
+from batchinference.model.job import DeletionPolicy, DesiredState, OutputPolicy
 from batchinference.model.run import (
     Cancel,
     CancelWhy,
@@ -252,7 +252,9 @@ def admit(draft: Draft) -> bool:
     if draft.run.start_time is None:
         draft.run = replace(draft.run, start_time=draft.observed.now)
     if _may_read_input(draft):
-        draft.want(StartTask(TaskKind.ADMIT))
+        replaces = draft.spec.output_policy is OutputPolicy.REPLACE
+        taking = draft.notes.taking if replaces else None
+        draft.want(StartTask(TaskKind.ADMIT, replaces=taking))
     return True
 
 

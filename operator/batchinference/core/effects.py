@@ -10,17 +10,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from batchinference.model.work import TaskKind
+from batchinference.model.work import Holder, TaskKind
 
 
 @dataclass(frozen=True, slots=True)
 class StartTask:
-    """Give a task to the workers."""
+    """Give a task to the workers.
+
+    `replaces`: the run whose output place an ADMIT takes over, once its journal says that it ended.
+    """
 
     kind: TaskKind
     shard: int | None = None
     ordinal: int | None = None
     sources: tuple[int, ...] = ()
+    replaces: Holder | None = None
 
     @property
     def id(self) -> str:

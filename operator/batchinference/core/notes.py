@@ -13,7 +13,7 @@ from typing import Any
 from batchinference.core.backoff import backoff_s
 from batchinference.core.timing import Timing
 from batchinference.model.batch import BatchView
-from batchinference.model.work import FaultKind, TaskFault
+from batchinference.model.work import FaultKind, Holder, TaskFault
 
 SubmissionKey = tuple[int, int]
 """Shard and ordinal."""
@@ -59,6 +59,7 @@ class Notes:
         looks: absences, since the submission came into its present state.
         views: live batches as last seen, by batch id.
         told: late batches of which an Event was recorded.
+        taking: the finished run whose output place `outputPolicy` lets this one take over.
     """
 
     inflight: frozenset[str] = frozenset()
@@ -67,6 +68,7 @@ class Notes:
     looks: Mapping[SubmissionKey, Look] = field(default_factory=dict)
     views: Mapping[str, BatchView] = field(default_factory=dict)
     told: frozenset[str] = frozenset()
+    taking: Holder | None = None
 
     def with_upload(self, key: SubmissionKey, input_ref: str) -> Notes:
         """An upload that waits for its claim."""

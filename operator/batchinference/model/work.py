@@ -36,6 +36,7 @@ class Task:
     Attributes:
         shard, ordinal: for UPLOAD and COLLECT.
         sources: for POOL, the shards whose unbilled records go again.
+        replaces: for ADMIT, the ended run whose output place is taken over.
         inline: the inline input, which the journal does not hold.
         connections: everything needed to reach storage, provider and API server, secrets
             included. Travels through a pipe, never through argv or the environment.
@@ -46,6 +47,7 @@ class Task:
     shard: int | None = None
     ordinal: int | None = None
     sources: tuple[int, ...] = ()
+    replaces: Holder | None = None
     inline: str | None = None
     connections: Mapping[str, Any] = field(default_factory=dict)
 
@@ -81,6 +83,7 @@ class Holder:
 
     Attributes:
         finished: a manifest of that run stands there.
+        final: and it says that the run never goes on; one cancelled by deletion may.
     """
 
     run_key: str
@@ -88,6 +91,7 @@ class Holder:
     installation: str
     finished: bool = False
     description: str = ""
+    final: bool = False
 
 
 @dataclass(frozen=True, slots=True)

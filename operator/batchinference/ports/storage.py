@@ -76,12 +76,17 @@ class SourceChanged(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What `_run.json`, or the claimed ConfigMap, says (protocol 3)."""
+    """What `_run.json`, or the claimed ConfigMap, says (protocol 3).
+
+    Attributes:
+        replaces: key of the run whose place was taken over and whose results are not removed yet.
+    """
 
     run_key: str
     run_tag: str
     installation: str
     description: str = ""
+    replaces: str = ""
 
 
 class ResultPlace(Protocol):
@@ -113,7 +118,8 @@ class Replaceable(Protocol):
     """Optional capability of a ResultPlace: `outputPolicy: Replace`."""
 
     def replace(self, claim: Claim, holder: Holder) -> bool:
-        """Remove the results of a finished run and claim its place.
+        """Claim the place of a finished run, then remove its results, the manifest first. One that
+        is cut short is finished by the next `claim`; nobody trusts what it leaves.
 
         False when the holder is another one by now; nothing is touched then.
         """

@@ -25,6 +25,7 @@ from batchinference.core.effects import (
     StopTasks,
     Submit,
 )
+from batchinference.core.holding import has_ended, still_going
 from batchinference.core.outcomes import (
     CancelAnswered,
     EffectFailed,
@@ -37,7 +38,7 @@ from batchinference.core.outcomes import (
     SubmitAnswered,
     TaskDone,
 )
-from batchinference.errors import Fault, Permanent, Retry, Stalled, Superseded, Waiting
+from batchinference.errors import Fault, NewerSchema, Permanent, Retry, Stalled, Superseded, Waiting
 from batchinference.model.batch import (
     Accepted,
     BatchView,
@@ -50,12 +51,13 @@ from batchinference.model.status import Reason
 from batchinference.model.work import (
     Checkpoint,
     FaultKind,
+    Holder,
     Task,
     TaskFault,
     TaskReport,
     TaskResult,
 )
-from batchinference.ports import Event, Kube, Metrics, ObjectRef, Recorder, TaskRunner
+from batchinference.ports import Event, Journals, Kube, Metrics, ObjectRef, Recorder, TaskRunner
 from batchinference.runtime.accounts import Accounts
 from batchinference.runtime.census import provider_kind
 from batchinference.runtime.clients import Clients, Connected, no_answer
@@ -78,6 +80,7 @@ class Effects:
         self,
         *,
         store: Store,
+        journals: Journals,
         clients: Clients,
         accounts: Accounts,
         kube: Kube,
@@ -92,6 +95,7 @@ class Effects:
         entries: Mapping[str, Entry],
     ) -> None:
         self._store = store
+        self._journals = journals
         self._clients = clients
         self._accounts = accounts
         self._kube = kube
@@ -169,6 +173,10 @@ class Effects:
             not_sent = NotSent(fault.reason, fault.message)
             return SubmitAnswered(effect.shard, effect.ordinal, not_sent)
         if isinstance(effect, StartTask):
+            if effect.replaces is not None and not await self._has_ended(effect.replaces):
+                text = still_going(run, effect.replaces)
+                held = TaskFault(FaultKind.STALLED, Reason.OUTPUT_CONFLICT, text)
+                return TaskDone(effect.kind, effect.shard, effect.ordinal, held)
             return self._start_task(entry, run, effect, connected)
         if isinstance(effect, Submit):
             return await self._submit(run, effect, connected, decided_at)
@@ -201,6 +209,14 @@ class Effects:
 
     # ---------------------------------------------------------------- tasks
 
+    async def _has_ended(self, holder: Holder) -> bool:
+        """Whether the run that holds a place is over for good, by its journal."""
+        try:
+            found = await self._journals.get(holder.run_key)
+        except NewerSchema:
+            return False
+        return has_ended(holder, found[0] if found is not None else None)
+
     def _start_task(
         self, entry: Entry, run: Run, effect: StartTask, connected: Connected
     ) -> Outcome | None:
@@ -212,6 +228,7 @@ class Effects:
             shard=effect.shard,
             ordinal=effect.ordinal,
             sources=effect.sources,
+            replaces=effect.replaces,
             inline=job.spec.input.inline if job else None,
             connections={
                 "provider": {"settings": resolved.pin_settings, "secrets": resolved.secrets},

@@ -107,6 +107,7 @@ class Operator:
         )
         self._effects = Effects(
             store=self._store,
+            journals=journals,
             clients=self._clients,
             accounts=self._accounts,
             kube=kube,

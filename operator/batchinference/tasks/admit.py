@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from batchinference.model.job import OutputPolicy
 from batchinference.model.run import Run
 from batchinference.model.work import Admitted, Holder
 from batchinference.ports import Claim, Replaceable
@@ -11,8 +10,10 @@ from batchinference.tasks.sources import snapshot
 from batchinference.tasks.workbench import Workbench
 
 
-def admit(run: Run, bench: Workbench) -> Admitted:
+def admit(run: Run, bench: Workbench, replaces: Holder | None = None) -> Admitted:
     """Look, then claim: an input that isn't there claims nothing.
+
+    `replaces` is the ended run whose place is taken over, if it still is the holder.
 
     Raises:
         Stalled: `InputNotFound` and what else a person must mend.
@@ -20,10 +21,14 @@ def admit(run: Run, bench: Workbench) -> Admitted:
     found = snapshot(bench.source.objects())
     own = claim_of(run)
     holder = bench.output.claim(own)
-    if holder is not None and _may_replace(run, own, holder):
-        place = bench.output
-        if isinstance(place, Replaceable) and place.replace(own, holder):
-            holder = None
+    place = bench.output
+    if (
+        holder is not None
+        and holder == replaces
+        and isinstance(place, Replaceable)
+        and place.replace(own, holder)
+    ):
+        holder = None
     earlier = None if holder is None else earlier_end(run, bench.output, holder)
     return Admitted(found, holder, earlier)
 
@@ -32,17 +37,3 @@ def claim_of(run: Run) -> Claim:
     """The run's claim; the description is its job's namespace and name."""
     owner = run.owner
     return Claim(run.key, run.tag, run.installation, f"{owner.namespace}/{owner.name}")
-
-
-def _may_replace(run: Run, own: Claim, holder: Holder) -> bool:
-    """Whether `outputPolicy: Replace` covers this holder: an ended run, not this one, of the same
-    namespace and installation.
-    """
-    namespace = holder.description.partition("/")[0]
-    return (
-        run.spec.get("outputPolicy") == OutputPolicy.REPLACE
-        and holder.finished
-        and holder.run_key != own.run_key
-        and holder.installation == own.installation
-        and namespace == run.owner.namespace
-    )

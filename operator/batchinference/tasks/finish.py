@@ -15,9 +15,11 @@ from typing import Any
 
 import msgspec
 
+from batchinference.core.policy import is_cut_short
 from batchinference.errors import Permanent, Stalled
 from batchinference.model.codec import encode_time
-from batchinference.model.run import Run, SubmissionState
+from batchinference.model.job import parse_journaled_spec
+from batchinference.model.run import CancelWhy, Run, SubmissionState
 from batchinference.model.status import Reason
 from batchinference.model.work import Finished
 from batchinference.ports import ObjectStore, ObjectWriter, ResultPlace
@@ -311,6 +313,7 @@ def _manifest(
         "model": run.spec.get("model", ""),
         "provider": {"kind": run.provider.kind, "name": run.provider.name},
         "encoder": run.encoder,
+        "final": not _may_go_on(run),
         "counts": {
             "total": end.rows,
             "completed": counts[_COMPLETED],
@@ -335,6 +338,12 @@ def _manifest(
         "submissions": submissions,
         "times": {name: encode_time(at) for name, at in times.items() if at is not None},
     }
+
+
+def _may_go_on(run: Run) -> bool:
+    """Whether the run is parked once this manifest stands (protocol 7.4)."""
+    deleted = run.cancel is not None and run.cancel.why is not CancelWhy.DESIRED
+    return deleted and is_cut_short(run, parse_journaled_spec(run.spec))
 
 
 def _tokens(run: Run, name: str) -> int:

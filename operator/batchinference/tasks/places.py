@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
 from typing import Any, Protocol, runtime_checkable
 
 import msgspec
 
-from batchinference.errors import Retry
+from batchinference.errors import Retry, Stalled
 from batchinference.model.status import Reason
 from batchinference.model.work import Holder
-from batchinference.ports import Claim, ObjectStore, ObjectWriter
+from batchinference.ports import Claim, ObjectInfo, ObjectStore, ObjectWriter, SourceChanged
 
 _DOCUMENT_LIMIT = 16 << 20
 _KINDS = ("results", "errors")
@@ -44,8 +45,17 @@ class UnfinishedParts(Protocol):
         """Forget parts whose writer died. To be called by who holds the claim."""
 
 
+@runtime_checkable
+class ConditionalWrites(Protocol):
+    """Optional capability of an ObjectStore: write on condition of what is there."""
+
+    def put_over(self, info: ObjectInfo, data: bytes) -> bool:
+        """Put a small object in place of that one; False when it is another one by now."""
+
+
 class _Manifest(msgspec.Struct, rename="camel"):
     run_key: str = ""
+    final: bool = True
 
 
 class PrefixPlace:
@@ -78,10 +88,12 @@ class PrefixPlace:
             found = self._claim()
             if found is None:  # made and removed in between: somebody else is at work here
                 raise Retry(Reason.OUTPUT_CONFLICT, f"The claim in {self.uri} came and went")
-        finished_key = self._finished_key()
+        finished = self._finished()
+        finished_key = None if finished is None else finished.run_key
+        if _is_same(found, claim) and found.replaces:
+            self._empty()  # a takeover was cut short
+            return None
         if _is_same(found, claim) and finished_key != claim.run_key:
-            if finished_key is not None:
-                self._empty()  # a takeover was cut short
             return None
         return Holder(
             found.run_key,
@@ -89,6 +101,7 @@ class PrefixPlace:
             found.installation,
             finished=finished_key == found.run_key,
             description=found.description,
+            final=finished is not None and finished.final and finished_key == found.run_key,
         )
 
     def holds(self, claim: Claim) -> bool:
@@ -98,27 +111,48 @@ class PrefixPlace:
 
     def release(self, claim: Claim) -> None:
         """See `ports.ResultPlace.release`."""
-        if self.holds(claim) and self._finished_key() != claim.run_key:
+        finished = self._finished()
+        if self.holds(claim) and (finished is None or finished.run_key != claim.run_key):
             self._store.delete(self._claim_uri)
 
     def replace(self, claim: Claim, holder: Holder) -> bool:
-        """See `ports.Replaceable`. The claim changes hands first: a takeover that is cut short
-        after it is finished by the next `claim`.
+        """See `ports.Replaceable`. The claim changes hands first, and says that there is something
+        left to remove.
         """
-        found = self._claim()
-        if found is None or (found.run_key, found.run_tag) != (holder.run_key, holder.run_tag):
+        if not self._hand_over(holder, replace(claim, replaces=holder.run_key)):
             return False
-        self._store.put(self._claim_uri, _encode_claim(claim))
         self._empty()
-        return self.holds(claim)
+        return True
+
+    def _hand_over(self, holder: Holder, claim: Claim) -> bool:
+        """Write the claim in place of that holder's; False when that one is not there any more."""
+        info = self._store.head(self._claim_uri)
+        if info is None:
+            return False
+        try:
+            found = _decode_claim(b"".join(self._store.read(info)))
+        except (SourceChanged, msgspec.MsgspecError):
+            return False
+        if not _is_holder(found, holder):
+            return False
+        if not isinstance(self._store, ConditionalWrites):
+            raise Stalled(
+                Reason.OUTPUT_CONFLICT,
+                f"What holds '{self.uri}' can't be replaced: the store writes nothing on condition "
+                "of what is there. Create the job with another `spec.output`",
+            )
+        return self._store.put_over(info, _encode_claim(claim))
 
     def _empty(self) -> None:
-        """Remove another run's results. The manifest goes last: while it stands, the next claim
-        knows that there is something left to remove.
+        """Remove another run's results, first of all the manifest, which readers trust; then the
+        claim has nothing left to say of them.
         """
+        self._store.delete(self._manifest_uri)
         for kind in _KINDS:
             self._store.delete_prefix(f"{self.uri}{kind}/")
-        self._store.delete(self._manifest_uri)
+        found = self._claim()
+        if found is not None and found.replaces:
+            self._hand_over(_as_holder(found), replace(found, replaces=""))
 
     # ------------------------------------------------------------ the results
 
@@ -179,15 +213,15 @@ class PrefixPlace:
         except msgspec.MsgspecError:
             return Claim("", "", "", f"{self._claim_uri}, which is no claim of this operator")
 
-    def _finished_key(self) -> str | None:
-        """The run key in the manifest; "" for a foreign one, None for none."""
+    def _finished(self) -> _Manifest | None:
+        """What the manifest says, of no run for a foreign one; None for none."""
         data = self._store.get(self._manifest_uri, _DOCUMENT_LIMIT)
         if data is None:
             return None
         try:
-            return msgspec.json.decode(data, type=_Manifest).run_key
+            return msgspec.json.decode(data, type=_Manifest)
         except msgspec.MsgspecError:
-            return ""
+            return _Manifest()
 
     def manifest(self) -> tuple[str, bytes] | None:
         """See `tasks.manifest.ReadableResults`."""
@@ -205,16 +239,24 @@ class _ClaimDocument(msgspec.Struct, rename="camel"):
     run_tag: str
     installation: str
     description: str = ""
+    replaces: str = ""
 
 
 def _encode_claim(claim: Claim) -> bytes:
-    document = _ClaimDocument(claim.run_key, claim.run_tag, claim.installation, claim.description)
-    return msgspec.json.encode(document)
+    return msgspec.json.encode(_ClaimDocument(**asdict(claim)))
 
 
 def _decode_claim(data: bytes) -> Claim:
-    found = msgspec.json.decode(data, type=_ClaimDocument)
-    return Claim(found.run_key, found.run_tag, found.installation, found.description)
+    return Claim(**msgspec.structs.asdict(msgspec.json.decode(data, type=_ClaimDocument)))
+
+
+def _as_holder(found: Claim) -> Holder:
+    return Holder(found.run_key, found.run_tag, found.installation)
+
+
+def _is_holder(found: Claim, holder: Holder) -> bool:
+    known = (holder.run_key, holder.run_tag, holder.installation)
+    return (found.run_key, found.run_tag, found.installation) == known
 
 
 def _is_same(found: Claim, claim: Claim) -> bool:

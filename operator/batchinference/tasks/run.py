@@ -86,7 +86,7 @@ def _perform(task: Task, bench: Workbench, report: Report) -> TaskResult:
     run = task.run
     match task.kind:
         case TaskKind.ADMIT:
-            return admit(run, bench)
+            return admit(run, bench, task.replaces)
         case TaskKind.STAGE:
             return stage(run, bench, report)
         case TaskKind.UPLOAD:

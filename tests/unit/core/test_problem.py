@@ -34,7 +34,7 @@ def test_a_field_is_told_with_its_value(spec, told, reason) -> None:
 
 def test_several_fields_are_told_together() -> None:
     body = job().build()
-    body["spec"].update(operation="Responses", outputPolicy="Replace")
+    body["spec"].update(operation="Responses", promptTemplate={"prompt": "secret"})
     found = parse_job(body).spec
     message = not_implemented(found, not_implemented_fields(found))
-    assert "`spec.operation: Responses` and `spec.outputPolicy: Replace`" in message
+    assert "`spec.operation: Responses` and `spec.promptTemplate`" in message

@@ -172,7 +172,7 @@ def test_the_billable_part_holds_the_billable_fields_without_defaults() -> None:
             OPENAI,
             ("spec.output.format",),
         ),
-        ({"outputPolicy": "Replace"}, OPENAI, ("spec.outputPolicy",)),
+        ({"outputPolicy": "Replace"}, OPENAI, ()),
         ({"activeDeadlineSeconds": 60}, OPENAI, ("spec.activeDeadlineSeconds",)),
         ({"budget": {"maxCost": "1"}}, OPENAI, ("spec.budget",)),
         ({"ttlSecondsAfterFinished": 0}, OPENAI, ("spec.ttlSecondsAfterFinished",)),

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from batchinference.errors import Stalled
 from batchinference.model.status import Reason
 from batchinference.model.work import (
     Admitted,
@@ -97,13 +98,13 @@ HOLDERS = [
     ("another run", replace(OURS, run_key="k2", run_tag="t2", description="ml/other"), None,
      Holder("k2", "t2", "install", description="ml/other")),
     ("another run that ended", replace(OURS, run_key="k2", run_tag="t2"), "k2",
-     Holder("k2", "t2", "install", finished=True, description="ml/triage")),
+     Holder("k2", "t2", "install", finished=True, description="ml/triage", final=True)),
     ("this very run of another installation", replace(OURS, installation="other", run_tag="t3"),
      None, Holder(OURS.run_key, "t3", "other", description="ml/triage")),
     ("this very run, finished elsewhere", replace(OURS, installation="other"), OURS.run_key,
-     Holder(OURS.run_key, "tag0123", "other", finished=True, description="ml/triage")),
+     Holder(OURS.run_key, "tag0123", "other", finished=True, description="ml/triage", final=True)),
     ("this very run, finished here", OURS, OURS.run_key,
-     Holder(OURS.run_key, "tag0123", "install", finished=True, description="ml/triage")),
+     Holder(OURS.run_key, "tag0123", "install", finished=True, description="ml/triage", final=True)),
 ]  # fmt: skip
 
 
@@ -182,51 +183,130 @@ def test_of_two_that_claim_at_one_time_one_wins(desk: Desk) -> None:
 # ---------------------------------------------------------------- replacing
 
 
-def replacing(desk: Desk) -> None:
-    desk.run = make_run(outputPolicy="Replace")
-
-
 ENDED = replace(OURS, run_key="k2", run_tag="t2", description="ml/other")
+ENDED_HOLDER = Holder("k2", "t2", "install", finished=True, description="ml/other", final=True)
 
 
-def test_an_ended_run_of_the_same_namespace_can_be_replaced(desk: Desk) -> None:
-    claimed_by(desk, ENDED, "k2")
-    replacing(desk)
-    assert admitted(desk).holder is None
+def replaced(desk: Desk, holder: Holder = ENDED_HOLDER) -> Holder | None:
+    result = desk.perform(TaskKind.ADMIT, replaces=holder)
+    assert isinstance(result, Admitted), result
+    return result.holder
+
+
+def finish_theirs(desk: Desk, **members: object) -> None:
+    claimed_by(desk, ENDED)
+    desk.store.objects[f"{OUTPUT}results/part-00000.jsonl"] = b"theirs"
+    desk.store.objects[f"{OUTPUT}errors/part-00000.jsonl"] = b"theirs"
+    manifest = json.dumps({"runKey": "k2", **members})
+    desk.store.objects[f"{OUTPUT}manifest.json"] = manifest.encode()
+
+
+def test_nothing_is_replaced_unless_it_is_asked_for(desk: Desk) -> None:
+    finish_theirs(desk)
+    before = desk.store.under(OUTPUT)
+    assert admitted(desk).holder == ENDED_HOLDER
+    assert desk.store.under(OUTPUT) == before
+
+
+def test_the_place_of_an_ended_run_is_taken_over_whole(desk: Desk) -> None:
+    finish_theirs(desk)
+    assert replaced(desk) is None
     assert list(desk.store.under(OUTPUT)) == [f"{OUTPUT}_run.json"]
     assert PrefixPlace(desk.store, OUTPUT).holds(OURS)
+    assert not json.loads(desk.store.objects[f"{OUTPUT}_run.json"])["replaces"]
+
+
+def test_results_that_may_still_be_gone_on_with_say_so(desk: Desk) -> None:
+    finish_theirs(desk, final=False)
+    holder = admitted(desk).holder
+    assert holder == replace(ENDED_HOLDER, final=False)
 
 
 @pytest.mark.parametrize(
-    ("reason", "claim", "manifest_of"),
+    ("reason", "claim"),
     [
-        ("it has not ended", ENDED, None),
-        ("it is another namespace's", replace(ENDED, description="hr/other"), "k2"),
-        ("it is another installation's", replace(ENDED, installation="other"), "k2"),
+        ("another run took it over before", replace(ENDED, run_key="k3", run_tag="t3")),
+        ("the same run has begun again", replace(ENDED, run_tag="t9")),
+        ("another installation has it by now", replace(ENDED, installation="other")),
     ],
 )
-def test_nothing_else_is_replaced(
-    desk: Desk, reason: str, claim: Claim, manifest_of: str | None
+def test_a_place_that_changed_hands_meanwhile_is_left_alone(
+    desk: Desk, reason: str, claim: Claim
 ) -> None:
-    claimed_by(desk, claim, manifest_of)
-    replacing(desk)
+    finish_theirs(desk)
+
+    def before(operation: str, uri: str) -> None:
+        if operation == "head" and uri.endswith("_run.json"):
+            desk.store.before = None
+            document = {
+                "runKey": claim.run_key,
+                "runTag": claim.run_tag,
+                "installation": claim.installation,
+            }
+            desk.store.objects[uri] = json.dumps(document).encode()
+
+    desk.store.before = before
+    assert replaced(desk) == ENDED_HOLDER, reason
+    assert f"{OUTPUT}results/part-00000.jsonl" in desk.store.objects
+    assert not PrefixPlace(desk.store, OUTPUT).holds(OURS)
+
+
+@pytest.mark.parametrize("operation", ["read", "put_over"])
+@pytest.mark.parametrize("gone", [True, False])
+def test_a_claim_that_changes_at_the_last_moment_is_not_overwritten(
+    desk: Desk, operation: str, gone: bool
+) -> None:
+    finish_theirs(desk)
+    theirs = replace(ENDED, run_key="k3", run_tag="t3")
+
+    def before(called: str, uri: str) -> None:
+        if called == operation and uri.endswith("_run.json"):
+            desk.store.before = None
+            desk.store.delete(uri)
+            if not gone:
+                document = {"runKey": "k3", "runTag": "t3", "installation": "install"}
+                desk.store.objects[uri] = json.dumps(document).encode()
+
+    desk.store.before = before
+    assert replaced(desk) == ENDED_HOLDER
+    assert PrefixPlace(desk.store, OUTPUT).holds(theirs) is not gone
+    assert f"{OUTPUT}manifest.json" in desk.store.objects
+
+
+def test_a_claim_that_is_gone_or_foreign_is_no_holder(desk: Desk) -> None:
+    place = PrefixPlace(desk.store, OUTPUT)
+    assert not place.replace(OURS, ENDED_HOLDER)
+    desk.store.objects[f"{OUTPUT}_run.json"] = b"not ours"
+    assert not place.replace(OURS, ENDED_HOLDER)
+
+
+def test_a_store_without_conditional_writes_replaces_nothing(desk: Desk) -> None:
+    finish_theirs(desk)
     before = desk.store.under(OUTPUT)
-    assert admitted(desk).holder is not None, reason
-    assert desk.store.under(OUTPUT) == before, reason
+
+    class Plain:
+        def __getattr__(self, name: str) -> object:
+            if name == "put_over":
+                raise AttributeError(name)
+            return getattr(desk.store, name)
+
+    with pytest.raises(Stalled, match="on condition of what is there"):
+        PrefixPlace(Plain(), OUTPUT).replace(OURS, ENDED_HOLDER)  # type: ignore[arg-type]
+    assert desk.store.under(OUTPUT) == before
 
 
 def test_our_own_finished_results_are_never_replaced(desk: Desk) -> None:
     claimed_by(desk, OURS, OURS.run_key)
-    replacing(desk)
-    holder = admitted(desk).holder
+    holder = replaced(desk)
     assert holder is not None
     assert holder.finished
 
 
 def test_a_takeover_that_was_cut_short_is_finished_by_the_next_look(desk: Desk) -> None:
-    claimed_by(desk, ENDED, "k2")
-    replacing(desk)
+    """And at no moment stands a manifest whose parts are not all there."""
+    finish_theirs(desk)
     state = dict(desk.store.objects)
+    theirs = [f"{OUTPUT}results/part-00000.jsonl", f"{OUTPUT}errors/part-00000.jsonl"]
     calls = 0
 
     def run(stop: int | None) -> None:
@@ -235,21 +315,25 @@ def test_a_takeover_that_was_cut_short_is_finished_by_the_next_look(desk: Desk) 
 
         def before(operation: str, uri: str) -> None:
             nonlocal calls
+            if f"{OUTPUT}manifest.json" in desk.store.objects:
+                assert all(part in desk.store.objects for part in theirs), "a reader trusts these"
             calls += 1
             if stop is not None and calls > stop:
                 raise Crash
 
         desk.store.before = before
-        admitted(desk)
+        assert replaced(desk) is None
 
     run(None)
+    assert calls > 8
     for stop in range(calls):
         desk.store.objects = dict(state)
         with pytest.raises(Crash):
             run(stop)
         desk.store.before = None
-        assert admitted(desk).holder is None
+        assert replaced(desk) is None
         assert list(desk.store.under(OUTPUT)) == [f"{OUTPUT}_run.json"]
+        assert not json.loads(desk.store.objects[f"{OUTPUT}_run.json"])["replaces"]
 
 
 # ---------------------------------------------------------------- releasing

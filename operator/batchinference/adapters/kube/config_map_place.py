@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -46,6 +48,10 @@ _MANIFEST_LIMIT = 100 * 1024
 _TRIES = 5
 
 _Change = Callable[[dict[str, Any]], None]
+
+
+class _Final(msgspec.Struct):
+    final: bool = True
 
 
 class ConfigMapPlace:
@@ -87,8 +93,10 @@ class ConfigMapPlace:
                 return None
             found = self._first()
             if found is not None:
-                mine = _is_of(found, claim) and not _has_manifest(found)
-                return None if mine else self._holder(found)
+                if not _is_of(found, claim) or _has_manifest(found):
+                    return self._holder(found)
+                self._finish_takeover(found)
+                return None
         raise Retry(Reason.OBJECT_CHANGING, f"{self.uri} is created and deleted by others")
 
     def holds(self, claim: Claim) -> bool:
@@ -110,25 +118,34 @@ class ConfigMapPlace:
         raise Retry(Reason.OBJECT_CHANGING, f"{self.uri} is being changed by others")
 
     def replace(self, claim: Claim, holder: Holder) -> bool:
-        """See `ports.Replaceable`. Its continuations go first, the manifest with the claim: nobody
-        trusts half of them.
+        """See `ports.Replaceable`. The manifest goes with the claim, in one write, and the
+        continuations afterwards.
         """
         for _ in range(_TRIES):
-            found = self._config_maps.get(self._where.namespace, self._where.name)
-            if found is None:
+            found = self._first()
+            if found is None or not _is_holder(found, holder):
                 return False
-            theirs = _decoded(found["metadata"])
-            if theirs is None or (theirs.run_key, theirs.run_tag) != (
-                holder.run_key,
-                holder.run_tag,
-            ):
-                return False
-            self._delete_from(1, theirs)
-            taken = self._manifest(0, _text(claim))
-            taken["metadata"]["resourceVersion"] = found["metadata"]["resourceVersion"]
+            taken = self._manifest(0, _text(replace(claim, replaces=holder.run_key)))
+            taken["metadata"]["resourceVersion"] = found["resourceVersion"]
             if self._config_maps.replace(self._where.namespace, taken) is not None:
+                self._finish_takeover(taken["metadata"])
                 return True
         raise Retry(Reason.OBJECT_CHANGING, f"{self.uri} is being changed by others")
+
+    def _finish_takeover(self, metadata: Mapping[str, Any]) -> None:
+        """Remove what is left of the run whose place this was; then the claim has nothing left to
+        say of it.
+        """
+        ours = _decoded(metadata)
+        if ours is None or not ours.replaces:
+            return
+        self._delete_from(1, replace(ours, run_key=ours.replaces))
+
+        def settle(config_map: dict[str, Any]) -> None:
+            annotations = config_map["metadata"]["annotations"]
+            annotations[CLAIM_ANNOTATION] = _text(replace(ours, replaces=""))
+
+        self._change(0, settle)
 
     # ------------------------------------------------------------ the results
 
@@ -288,13 +305,22 @@ class ConfigMapPlace:
         found = _decoded(metadata)
         if found is None:
             return Holder("", "", "", description=f"{name} was not made by this operator")
+        finished = _has_manifest(metadata)
         return Holder(
             found.run_key,
             found.run_tag,
             found.installation,
-            finished=_has_manifest(metadata),
+            finished=finished,
             description=metadata["annotations"].get(JOB_ANNOTATION, name),
+            final=finished and self._is_final(),
         )
+
+    def _is_final(self) -> bool:
+        """Whether the manifest says that its run never goes on."""
+        _, text = self.manifest() or ("", b"")
+        with suppress(msgspec.MsgspecError):
+            return msgspec.json.decode(text, type=_Final).final
+        return False
 
 
 class ConfigMapPart:
@@ -362,6 +388,12 @@ def _is_of(metadata: Mapping[str, Any], claim: Claim) -> bool:
     found = _decoded(metadata)
     mine = (claim.run_key, claim.installation)
     return found is not None and (found.run_key, found.installation) == mine
+
+
+def _is_holder(metadata: Mapping[str, Any], holder: Holder) -> bool:
+    found = _decoded(metadata)
+    known = (holder.run_key, holder.run_tag, holder.installation)
+    return found is not None and (found.run_key, found.run_tag, found.installation) == known
 
 
 def _has_manifest(metadata: Mapping[str, Any]) -> bool:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from botocore import exceptions as aws
 
@@ -270,13 +270,28 @@ class S3Store:
         except _CALL as error:
             if only_if_absent and cloud.code_of(error) in CHANGED:
                 return False
-            if cloud.code_of(error) in RACING:
-                raise Retry(
-                    Reason.STORAGE_UNAVAILABLE,
-                    f"Another writer is at {uri} at this moment.",
-                    after_s=1,
-                ) from error
-            refuse(error, "write", uri)
+            self._refuse_put(error, uri)
+        return True
+
+    @staticmethod
+    def _refuse_put(error: Exception, uri: str) -> NoReturn:
+        if cloud.code_of(error) in RACING:
+            raise Retry(
+                Reason.STORAGE_UNAVAILABLE,
+                f"Another writer is at {uri} at this moment.",
+                after_s=1,
+            ) from error
+        refuse(error, "write", uri)
+
+    def put_over(self, info: ObjectInfo, data: bytes) -> bool:
+        """See `tasks.places.ConditionalWrites`. As with `put`, a lost answer may say False."""
+        bucket, key = split_uri(info.uri)
+        try:
+            self._client.put_object(Bucket=bucket, Key=key, Body=data, IfMatch=f'"{info.etag}"')
+        except _CALL as error:
+            if cloud.code_of(error) in CHANGED or is_missing(error):
+                return False
+            self._refuse_put(error, info.uri)
         return True
 
     def writer(self, uri: str) -> S3Writer:
