@@ -72,7 +72,10 @@ def rests(body: Body) -> bool:
     if is_terminal(body):
         return False
     stalled = _conditions(body).get("Stalled", {})
-    waits = stalled.get("status") == "True" and stalled.get("reason") == "ProviderChanged"
+    waits = stalled.get("status") == "True" and stalled.get("reason") in {
+        "JournalLost",  # of a provider that can't tell what it has of the run
+        "ProviderChanged",
+    }
     return waits or bool(body["spec"].get("suspend"))
 
 

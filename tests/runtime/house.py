@@ -188,6 +188,10 @@ class House:
             await self.die(life)
             assert life.process.failures() == []
 
+    def limit(self, limits: Mapping[str, Any]) -> None:
+        """Give the provider object these limits."""
+        self.kube.edit_spec(ObjectRef("InferenceProvider", "ml", "openai"), limits=dict(limits))
+
     # ---- objects
 
     def give(self, builder: JobBuilder, records: int = 3) -> dict[str, Any]:

@@ -192,6 +192,15 @@ def leave_late_batches_alone(stack: ExitStack) -> None:
     _set(stack, follow, "appeared", lambda run, _key, _view, _now: run)
 
 
+def never_look_back(stack: ExitStack) -> None:
+    """A run without a journal is taken for a new one, whatever the provider has of it."""
+
+    def searched(run: Run, notes: Notes, _found: Any, _setting: Any) -> tuple[Run, Notes]:
+        return replace(run, earlier=None), notes
+
+    _set(stack, absorb, "searched", searched)
+
+
 MUTANTS = (
     Mutant("resubmit without asking", resubmit_without_asking, "could bill"),
     Mutant("forget the claim", forget_the_claim, "could bill", (8,)),
@@ -209,6 +218,7 @@ MUTANTS = (
     Mutant("believe a refusal after a lost answer", refuse_after_an_unanswered_try, "could bill"),
     Mutant("believe a cut listing", believe_a_cut_listing, "could bill", (15,)),
     Mutant("leave late batches alone", leave_late_batches_alone, "never ends", (40,)),
+    Mutant("never look back", never_look_back, "accepted twice", (5,)),
     Mutant("forget an end that came early", forget_an_end_that_came_early, "never", (89,)),
 )
 """All of them."""

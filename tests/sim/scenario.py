@@ -122,7 +122,21 @@ def draw(seed: int, grim: float | None = None) -> Scenario:
         worker_death_rate=rnd.choice([0.0, 0.0, 0.1, 0.3]) * grim,
         orphan_worker_share=rnd.choice([0.0, 0.3]),
     )
-    return _with_more(scenario, random.Random(f"more of {seed}"), grim)
+    scenario = _with_more(scenario, random.Random(f"more of {seed}"), grim)
+    return _with_lost_journals(scenario, random.Random(f"lost journals of {seed}"), grim)
+
+
+def _with_lost_journals(scenario: Scenario, rnd: random.Random, grim: float) -> Scenario:
+    """All journals are deleted, once or twice; run tags and output claims must carry it alone."""
+    if rnd.random() > grim / 4:
+        return scenario
+    times = sorted(rnd.random() * 700 for _ in range(rnd.choice([1, 1, 2])))
+    actions = [*scenario.actions, *(Action(at, "journals deleted") for at in times)]
+    return replace(
+        scenario,
+        actions=tuple(sorted(actions, key=lambda a: a.at)),
+        providers=tuple(_showing_in_time(plan) for plan in scenario.providers),
+    )
 
 
 def _with_more(scenario: Scenario, rnd: random.Random, grim: float) -> Scenario:
@@ -151,6 +165,12 @@ def _with_more(scenario: Scenario, rnd: random.Random, grim: float) -> Scenario:
         stuck_rate=rnd.choice([0.0, 0.0, 0.003, 0.02]) * grim,
         list_pages=rnd.choice([None, None, None, 0, 2]) if rnd.random() < grim else None,
     )
+
+
+def _showing_in_time(plan: ProviderPlan) -> ProviderPlan:
+    """Who has no journal can only ask; what listings hide for too long is paid for twice then."""
+    lag = min(plan.habits.list_lag_s, SETTLE_S * 0.45)
+    return replace(plan, habits=replace(plan.habits, list_lag_s=lag))
 
 
 def _pause(rnd: random.Random) -> float:

@@ -352,6 +352,10 @@ class Stage:
                 self._give_secrets()
             case "provider changes" | "provider is as before":
                 self._change_providers(changed=action.do == "provider changes")
+            case "journals deleted":
+                for run in self.journals.runs():
+                    self.journals.lose(run.key)
+                self.watcher.journals_lost()
             case "second operator":
                 await self._start()
                 self._more.set()

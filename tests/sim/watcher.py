@@ -51,6 +51,7 @@ class Watcher:
         self._bodies: dict[str, dict[str, Any]] = {}
         self._cancelled: dict[str, datetime] = {}
         self.journaled: set[str] = set()
+        self._were_lost = False
         kube.on_change = self._object_changed
         journals.on_write = self._journal_written
 
@@ -74,6 +75,11 @@ class Watcher:
         else:
             self._cancelled.pop(after.tag, None)
 
+    def journals_lost(self) -> None:
+        """Somebody deleted every journal: what they wanted is forgotten, what was paid for is not."""
+        self._cancelled.clear()
+        self._were_lost = True
+
     def check(self) -> list[str]:
         """What has gone wrong so far."""
         known = set(self.problems)
@@ -89,6 +95,8 @@ class Watcher:
             if rests(body) or run_key_of(body) in resting - {""}:
                 continue  # of twins the older one steers
             run = self._journals.peek(run_key_of(body))
+            if run is None and self._were_lost and is_terminal(body):
+                continue  # its end stands in its status, and nothing starts without its journal
             if run is None:
                 self._note([f"{name}: there is no journal of the run in its status"])
                 continue

@@ -32,16 +32,18 @@ from batchinference.core.outcomes import (
     InputDeleted,
     LookedUp,
     Outcome,
+    Searched,
     ShardStaged,
     SubmitAnswered,
     TaskDone,
 )
 from batchinference.core.policy import BELOW_MINIMUM, final_verdict, reject, was_cancelled_by_us
 from batchinference.core.pricing import priced
+from batchinference.core.rebuild import searched
 from batchinference.core.receipt import receipt
 from batchinference.core.setting import Setting
 from batchinference.core.transitions import RunInput, ShardInput, step_run, step_shard
-from batchinference.model.run import CancelWhy, Ending, Run, RunPhase, ShardState
+from batchinference.model.run import CancelWhy, Earlier, Ending, Run, RunPhase, ShardState
 from batchinference.model.staging import InputSnapshot, Staged
 from batchinference.model.status import Reason
 from batchinference.model.work import (
@@ -72,6 +74,8 @@ def absorb(run: Run, notes: Notes, outcome: Outcome, setting: Setting) -> tuple[
             return submit_answered(run, notes, outcome, setting)
         case LookedUp():
             return looked_up(run, notes, outcome, setting)
+        case Searched():
+            return searched(run, notes, outcome, setting)
         case InputDeleted():
             return input_deleted(run, notes, outcome, setting)
         case CancelAnswered():
@@ -195,7 +199,10 @@ def _admitted(
         return run, failed
     stepped = step_run(run, RunInput.ADMIT) or run
     claimed = replace(run.output, claimed=True)
-    return replace(stepped, input=result.snapshot, output=claimed), notes
+    stepped = replace(stepped, input=result.snapshot, output=claimed)
+    if result.claimed_before:
+        stepped = replace(stepped, earlier=replace(run.earlier or Earlier(), expected=True))
+    return stepped, notes
 
 
 def _adopted(run: Run, snapshot: InputSnapshot, earlier: EarlierEnd, setting: Setting) -> Run:
@@ -210,6 +217,7 @@ def _adopted(run: Run, snapshot: InputSnapshot, earlier: EarlierEnd, setting: Se
         verdict=final_verdict(run, setting.spec, earlier.results),
         start_time=earlier.started_at or run.start_time,
         completion_time=earlier.ended_at or setting.now,
+        earlier=None,
         adopted=True,
         submitted=True,
     )

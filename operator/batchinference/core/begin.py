@@ -11,14 +11,14 @@ from datetime import datetime
 from batchinference.core.keys import output_uri, run_key, run_tag, staging_uri
 from batchinference.core.locations import check_allowed, check_apart
 from batchinference.core.transitions import RunInput, step_run
-from batchinference.core.view import is_final
+from batchinference.core.view import conditions_in, is_final, shows_submission
 from batchinference.errors import Stalled
 from batchinference.model.batch import Limits
 from batchinference.model.codec import encode
 from batchinference.model.job import BatchInferenceJob, JobSpec
 from batchinference.model.provider import ProviderSpec
-from batchinference.model.run import Owner, Place, ProviderPin, Run, RunPhase
-from batchinference.model.status import Reason
+from batchinference.model.run import Earlier, Owner, Place, ProviderPin, Run, RunPhase
+from batchinference.model.status import ConditionType, Reason
 
 _CONFIG_MAP = "configmap://"
 
@@ -50,6 +50,7 @@ def afresh(old: Run, fresh: Run) -> Run:
         tag=old.tag,
         installation=old.installation,
         ordinal_floor=old.ordinal_floor,
+        earlier=old.earlier,
     )
 
 
@@ -110,7 +111,25 @@ def begin(
         output=Place(output),
         staging=Place(staging),
         created_at=now,
+        earlier=_earlier(job),
     )
+
+
+def _earlier(job: BatchInferenceJob) -> Earlier:
+    """What the object says of a life of the run of which there is no journal."""
+    submitted = conditions_in(job.status).get(ConditionType.SUBMITTED)
+    return Earlier(
+        expected=shows_submission(job.status),
+        accepted=submitted is not None and submitted.is_true,
+        shown=_shown(job),
+    )
+
+
+def _shown(job: BatchInferenceJob) -> tuple[str, ...]:
+    """Ids of the batches that the status shows."""
+    listed = job.status.get("submissions")
+    found = [entry.get("batchID") for entry in listed or () if isinstance(entry, dict)]
+    return tuple(batch for batch in found if isinstance(batch, str) and batch)
 
 
 def _staging(

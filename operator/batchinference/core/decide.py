@@ -25,6 +25,7 @@ from batchinference.core.effects import (
 from batchinference.core.late import cancel_live, follow_late, look_once_more
 from batchinference.core.notes import Notes
 from batchinference.core.policy import may_go_again, staging_verdict
+from batchinference.core.rebuild import look_back
 from batchinference.core.submit import submit_shards
 from batchinference.core.transitions import RunInput, ShardInput, step_run, step_shard
 from batchinference.model.job import DeletionPolicy, DesiredState, OutputPolicy
@@ -92,9 +93,15 @@ def _wanted_again(run: Run) -> Run:
 
 def _take_up(run: Run) -> Run:
     stepped = step_run(run, RunInput.RESUME) or run
-    shards = _resumed(stepped)
+    earlier = stepped.earlier and replace(stepped.earlier, asking=True, strange=())
     return replace(
-        stepped, shards=shards, cancel=None, verdict=None, results=None, completion_time=None
+        stepped,
+        shards=_resumed(stepped),
+        cancel=None,
+        verdict=None,
+        results=None,
+        completion_time=None,
+        earlier=earlier,
     )
 
 
@@ -129,6 +136,12 @@ def give_up_unpaid(draft: Draft) -> bool:
     run = draft.run
     if run.cancel is None or run.was_submitted or run.is_over:
         return False
+    if run.may_have_more:
+        # What it has must be found and cancelled first; but nobody waits for that for ever.
+        until = run.cancel.at + timedelta(seconds=draft.timing.parked_s)
+        draft.wake(until)
+        if draft.observed.now < until:
+            return False
     stepped = step_run(run, RunInput.REJECT)
     if stepped is None:
         return False
@@ -188,7 +201,8 @@ def _unconfirmed(run: Run) -> list[str]:
     """What the provider may still be working on, and no cancel call was accepted for."""
     unknown = [f"shard {s.index}" for s in run.shards if s.state.is_open]
     live = [b.batch_id for s in run.shards for b in s.live if b.cancel_accepted_at is None]
-    return [*unknown, *live]
+    more = ["what an earlier life of the run may have left"] if run.may_have_more else []
+    return [*unknown, *live, *more]
 
 
 # ---------------------------------------------------------------- the phases
@@ -281,7 +295,7 @@ def _may_read_input(draft: Draft) -> bool:
 def judge(draft: Draft) -> bool:
     """Staged: fail before anything is paid, or ask for places."""
     run = draft.run
-    if run.phase is not RunPhase.RUNNING or run.cancel is not None:
+    if run.phase is not RunPhase.RUNNING or run.cancel is not None or run.earlier is not None:
         return False
     if not any(s.state is ShardState.STAGED for s in run.shards) and run.shards:
         return False
@@ -327,6 +341,8 @@ def settle(draft: Draft) -> bool:
     run = draft.run
     if run.phase is not RunPhase.RUNNING or not all(s.state.is_settled for s in run.shards):
         return False
+    if run.earlier is not None and run.cancel is None:
+        return True  # there are answers that are not known here
     if look_once_more(draft):
         return True
     attempts = draft.spec.retry_policy.max_attempts
@@ -356,6 +372,7 @@ STEPS: tuple[Callable[[Draft], bool], ...] = (
     read_spec,
     hold_back,
     admit,
+    look_back,
     stage,
     judge,
     follow_late,

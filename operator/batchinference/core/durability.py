@@ -18,8 +18,9 @@ def must_stand(stored: Run, run: Run) -> bool:
     """Whether the run as it is now must be written at once, where the journal has `stored`.
 
     May wait: that the output place is claimed (claiming it again finds it ours), what the input
-    was, how far staging came, that its shards ask for places. Everything else must not: claims and
-    whatever follows them, cancelling, ends, whose the run is, its last-seen spec.
+    was, how far staging came, that its shards ask for places, what was found out of an earlier life
+    of it. Everything else must not: claims and whatever follows them, cancelling, ends, whose the
+    run is, its last-seen spec.
     """
     return _lasting(stored) != _lasting(run)
 
@@ -38,4 +39,5 @@ def _lasting(run: Run) -> Run:
         cursor=None,
         staged=None,
         shards=(),
+        earlier=None,
     )

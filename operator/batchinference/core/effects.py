@@ -67,6 +67,16 @@ class LookUp:
 
 
 @dataclass(frozen=True, slots=True)
+class Search:
+    """Ask the provider for all that it has of this run, of a life whose journal may be lost."""
+
+    @property
+    def id(self) -> str:
+        """See the module."""
+        return "search"
+
+
+@dataclass(frozen=True, slots=True)
 class DeleteInput:
     """Fence: delete the submission's input, so that it can't be accepted late."""
 
@@ -167,7 +177,15 @@ class Announce:
 
 
 Effect = (
-    StartTask | Submit | LookUp | DeleteInput | CancelBatch | SetFinalizer | StopTasks | Announce
+    StartTask
+    | Submit
+    | LookUp
+    | Search
+    | DeleteInput
+    | CancelBatch
+    | SetFinalizer
+    | StopTasks
+    | Announce
 )
 
 

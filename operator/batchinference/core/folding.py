@@ -14,6 +14,7 @@ from typing import assert_never
 from batchinference.core import absorb
 from batchinference.core.effects import (
     FINALIZER,
+    Search,
     StartTask,
     cancelling,
     fencing,
@@ -32,6 +33,7 @@ from batchinference.core.outcomes import (
     InputDeleted,
     LookedUp,
     Outcome,
+    Searched,
     ShardStaged,
     SubmitAnswered,
     TaskDone,
@@ -107,6 +109,8 @@ def came_of(outcome: Outcome) -> str:
             return submitting(outcome.shard, outcome.ordinal)
         case LookedUp():
             return looking(outcome.shard, outcome.ordinal)
+        case Searched():
+            return Search().id
         case InputDeleted():
             return fencing(outcome.shard, outcome.ordinal)
         case CancelAnswered():

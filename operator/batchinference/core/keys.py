@@ -68,7 +68,7 @@ def submission_id(run: Run, shard: Shard, ordinal: int) -> SubmissionID:
 
 def next_ordinal(run: Run, shard: Shard) -> int:
     """The ordinal of the shard's next submission; ordinals never restart for a key."""
-    return max([run.ordinal_floor, *(s.ordinal for s in shard.made)]) + 1
+    return max([run.ordinal_floor, run.ordinal_found, *(s.ordinal for s in shard.made)]) + 1
 
 
 def staging_uri(base: str, installation: str, key: str) -> str:

@@ -67,6 +67,19 @@ class LookedUp:
 
 
 @dataclass(frozen=True, slots=True)
+class Searched:
+    """All that the provider shows of this run.
+
+    Attributes:
+        complete: the listing was followed to its end, shows everything, and says of each batch
+            whose it is; and what the object's status shows was found. Otherwise there may be more.
+    """
+
+    found: tuple[BatchView, ...]
+    complete: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class InputDeleted:
     """The fence stands."""
 
@@ -117,6 +130,7 @@ Outcome = (
     | ShardStaged
     | SubmitAnswered
     | LookedUp
+    | Searched
     | InputDeleted
     | CancelAnswered
     | BatchSeen

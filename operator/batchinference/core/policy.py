@@ -156,7 +156,7 @@ def is_cut_short(run: Run, spec: JobSpec) -> bool:
 def reject(run: Run, reason: str, message: str, now: datetime) -> Run:
     """The run fails before anything was accepted."""
     stepped = step_run(run, RunInput.REJECT)
-    if stepped is None or run.was_submitted:
+    if stepped is None or run.was_submitted or run.may_have_more:
         return run
     verdict = Verdict(Ending.FAILED, reason, message)
     return replace(stepped, verdict=verdict, completion_time=now)

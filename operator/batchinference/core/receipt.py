@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from batchinference.model.codec import encode
-from batchinference.model.run import Place, Results, Run, Verdict
+from batchinference.model.run import Earlier, Place, Results, Run, Verdict
 
 LIMIT = 2048
 """Bytes of JSON that a receipt may take."""
@@ -28,17 +28,24 @@ def receipt(run: Run) -> Run:
     made = replace(
         run,
         submitted=run.was_submitted,
-        ordinal_floor=max([run.ordinal_floor, *ordinals]),
+        ordinal_floor=max([run.ordinal_floor, run.ordinal_found, *ordinals]),
+        ordinal_found=0,
         shards=(),
         cursor=None,
         input=None,
         staged=replace(run.staged, first_bad=()) if run.staged else None,
         results=_relative(run.results, run.output.uri) if run.results else None,
         staging=Place(""),
+        earlier=_unasked(run),
         spec=_only(run.spec, _SPEC_KEPT),
         provider=replace(run.provider, settings={}),
     )
     return replace(made, verdict=_cut(made, run.verdict)) if run.verdict else made
+
+
+def _unasked(run: Run) -> Earlier | None:
+    """What was never looked for is looked for when the run starts afresh."""
+    return run.earlier and replace(run.earlier, accepted=False, shown=(), strange=())
 
 
 def absolute(run: Run) -> Results | None:

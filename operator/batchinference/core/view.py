@@ -275,6 +275,9 @@ def _submitted(scene: Scene, state: State) -> tuple[str, str, str]:
         reason = Reason.ADOPTED if run.adopted else Reason.SUBMITTED
         text = _adoption(run) if run.adopted else "The provider accepted batches of this run"
         return "True", reason, text if run.is_over else f"{text}. {_progress(scene)}"
+    if run.may_have_more and not run.is_over:
+        said = "The journal of this run is lost; the provider is being asked what it has of it"
+        return "Unknown", Reason.JOURNAL_LOST, f"{said}. {_progress(scene)}"
     if run.is_over or state is State.PENDING:
         return "False", Reason.NOT_SUBMITTED, _NOTHING_ACCEPTED
     if any(s.state in {ShardState.UNKNOWN, ShardState.FENCING} for s in run.shards):

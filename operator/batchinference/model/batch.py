@@ -205,9 +205,11 @@ class Traits:
         echoes_submission: listings show which submission a batch is.
         resend_window_s: how long after the claim the same create request may be repeated without
             making a second batch (Bedrock's clientRequestToken); 0 = never.
+        keeps_names: what a batch carries can't get lost, since it is its name.
         lists_complete: an exhausted listing shows every batch of the account.
     """
 
     echoes_submission: bool = True
     resend_window_s: float = 0.0
     lists_complete: bool = True
+    keeps_names: bool = False

@@ -337,12 +337,34 @@ class Results:
 
 
 @dataclass(frozen=True, slots=True)
+class Earlier:
+    """What is known of a life of this run whose journal may be lost (protocol 2.6).
+
+    Attributes:
+        asking: the provider is still to be asked; nothing is submitted before it has answered.
+        expected: there was one: a claim of the output place, a status or a batch says so.
+        accepted, shown: the object's status shows that something was accepted, and these batches.
+        strange: batches that carry the run's tag and do not match what was staged, once the
+            provider has answered.
+    """
+
+    asking: bool = True
+    expected: bool = False
+    accepted: bool = False
+    shown: tuple[str, ...] = ()
+    strange: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Run:
     """The journal of one run.
 
     Attributes:
         spec: the job's spec as last seen, inline input and prompt texts left out.
         ordinal_floor: ordinals of an earlier life of this key; new ones start above it.
+        ordinal_found: the same for ordinals that the provider showed when the journal was rebuilt,
+            of submissions that may be among the shards'.
+        earlier: None where there is no life to look for, or no more.
         adopted: an object came back and found it.
         submitted: of a receipt, whose shards are gone: something was accepted.
     """
@@ -372,6 +394,8 @@ class Run:
     start_time: datetime | None = None
     completion_time: datetime | None = None
     ordinal_floor: int = 0
+    ordinal_found: int = 0
+    earlier: Earlier | None = None
     adopted: bool = False
     submitted: bool = False
 
@@ -392,6 +416,13 @@ class Run:
         return earlier.was_accepted or any(
             s.was_accepted for s in self.shards if s.index != shard.index
         )
+
+    @property
+    def may_have_more(self) -> bool:
+        """Whether the provider has batches of this run, for all that is known, that the journal
+        does not have: then neither is it over nor may anything of it be removed.
+        """
+        return self.earlier is not None and self.earlier.expected and self.earlier.asking
 
     @property
     def is_over(self) -> bool:

@@ -99,6 +99,7 @@ class Reason:
     # passing
     PROVIDER_UNAVAILABLE = "ProviderUnavailable"
     QUOTA_WAIT = "QuotaWait"
+    LISTING_ACCOUNT = "ListingAccount"
     WORKER_LOST = "WorkerLost"
     DISK_FULL = "DiskFull"
     STORAGE_UNAVAILABLE = "StorageUnavailable"

@@ -114,11 +114,14 @@ class EarlierEnd:
 class Admitted:
     """The input's first look; `holder` is None where the output place is ours now, and `earlier`
     is set where the holder is this very run and has finished.
+
+    `claimed_before`: it was ours already, by a claim that was made with another journal.
     """
 
     snapshot: InputSnapshot
     holder: Holder | None = None
     earlier: EarlierEnd | None = None
+    claimed_before: bool = False
 
 
 @dataclass(frozen=True, slots=True)

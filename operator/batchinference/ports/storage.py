@@ -79,6 +79,7 @@ class Claim:
     """What `_run.json`, or the claimed ConfigMap, says (protocol 3).
 
     Attributes:
+        since: when the journal was begun that it was made with; "" where that is not known.
         replaces: key of the run whose place was taken over and whose results are not removed yet.
     """
 
@@ -86,6 +87,7 @@ class Claim:
     run_tag: str
     installation: str
     description: str = ""
+    since: str = ""
     replaces: str = ""
 
 
@@ -95,7 +97,7 @@ class ResultPlace(Protocol):
     uri: str
 
     def claim(self, claim: Claim) -> Holder | None:
-        """Claim it with a conditional create. None = it is ours (now, or already)."""
+        """Claim it with a conditional create. None = this journal's claim stands there."""
 
     def holds(self, claim: Claim) -> bool:
         """Whether the claim is still ours."""

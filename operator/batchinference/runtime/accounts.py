@@ -31,8 +31,10 @@ from batchinference.runtime.entry import Entry
 from batchinference.runtime.following import (
     Deliver,
     Following,
+    Listed,
     live_batches,
     missing_batches,
+    nobody,
 )
 from batchinference.runtime.providers import Numbers
 from batchinference.runtime.settings import RuntimeSettings
@@ -105,9 +107,10 @@ class Accounts:
         randomness: Randomness,
         settings: RuntimeSettings,
         metrics: Metrics,
+        listed: Listed = nobody,
     ) -> None:
         self._entries = entries
-        self._following = Following(clients, deliver, settings)
+        self._following = Following(clients, deliver, settings, listed)
         self._look = look
         self._clock = clock
         self._randomness = randomness

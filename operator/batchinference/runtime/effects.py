@@ -20,6 +20,7 @@ from batchinference.core.effects import (
     DeleteInput,
     Effect,
     LookUp,
+    Search,
     SetFinalizer,
     StartTask,
     StopTasks,
@@ -63,6 +64,7 @@ from batchinference.runtime.census import provider_kind
 from batchinference.runtime.clients import Clients, Connected, no_answer
 from batchinference.runtime.entry import Entry
 from batchinference.runtime.following import MARGIN, age
+from batchinference.runtime.index import Indexes
 from batchinference.runtime.listing import ListingCut, listing
 from batchinference.runtime.settings import RuntimeSettings
 from batchinference.runtime.store import Store
@@ -82,6 +84,7 @@ class Effects:
         store: Store,
         journals: Journals,
         clients: Clients,
+        indexes: Indexes,
         accounts: Accounts,
         kube: Kube,
         recorder: Recorder,
@@ -97,6 +100,7 @@ class Effects:
         self._store = store
         self._journals = journals
         self._clients = clients
+        self._indexes = indexes
         self._accounts = accounts
         self._kube = kube
         self._recorder = recorder
@@ -182,6 +186,8 @@ class Effects:
             return await self._submit(run, effect, connected, decided_at)
         if isinstance(effect, LookUp):
             return await self._look_up(run, effect, connected)
+        if isinstance(effect, Search):
+            return await self._search(run, connected)
         async with asyncio.timeout(self._settings.call_timeout_s):
             if isinstance(effect, DeleteInput):
                 await connected.client.delete_input(effect.input_ref)
@@ -283,6 +289,7 @@ class Effects:
             kind,
         )
         if isinstance(outcome, Accepted):
+            self._indexes.saw(connected, (outcome.batch,))
             self._accounts.poll_now(run.provider.account)
         return SubmitAnswered(effect.shard, effect.ordinal, outcome)
 
@@ -321,6 +328,17 @@ class Effects:
         except Exception:  # an adapter's bug after the request may have been sent
             logger.exception("A create call ended in an unforeseen error")
             return OutcomeUnknown("The create call ended in an unforeseen error")
+
+    async def _search(self, run: Run, connected: Connected) -> Outcome:
+        found = await self._indexes.search(run, connected)
+        if found.found:
+            self._metrics.count("duplicate_submissions_prevented_total", layer="index")
+            text = (
+                f"The journal of this run is lost, and the provider has {len(found.found)} batches "
+                "of it: what matches the input is followed, and nothing of it is submitted again"
+            )
+            self._recorder.record(Event(job_ref(run), Reason.JOURNAL_LOST, text, warning=True))
+        return found
 
     async def _look_up(self, run: Run, effect: LookUp, connected: Connected) -> Outcome:
         shard = run.shards[effect.shard]

@@ -34,6 +34,13 @@ _NEVER = datetime.max.replace(tzinfo=UTC)
 Deliver = Callable[[str, Outcome], None]
 """Hand an outcome to a run and have it looked at."""
 
+Listed = Callable[[Connected, BatchView], None]
+"""A listing of that client showed that batch."""
+
+
+def nobody(_connected: Connected, _view: BatchView) -> None:
+    """Nobody else is told what a listing shows."""
+
 
 @dataclass(slots=True)
 class _Group:
@@ -63,10 +70,12 @@ class Following:
         clients: Clients,
         deliver: Deliver,
         settings: RuntimeSettings,
+        listed: Listed = nobody,
     ) -> None:
         self._clients = clients
         self._deliver = deliver
         self._settings = settings
+        self._listed = listed
 
     async def ask(self, entries: Iterable[Entry]) -> None:
         """Ask once for all that these runs have at the provider, or may have.
@@ -135,6 +144,7 @@ class Following:
         try:
             async for view in listing(client, group.since - MARGIN, timeout):
                 # A batch may come twice: it moved to another page meanwhile, or pages overlap.
+                self._listed(group.connected, view)
                 if view.id in group.live:
                     seen[view.id] = view
                 elif (named := names.owner(view)) is not None:

@@ -23,10 +23,11 @@ class ListingCut(Retry):
 
 
 async def listing(
-    client: BatchProvider, since: datetime, call_timeout_s: float
+    client: BatchProvider, since: datetime, call_timeout_s: float, most_pages: int | None = None
 ) -> AsyncIterator[BatchView]:
     """Every batch of the account since then, page by page: whoever gets to the end has seen all
     that the provider lists. Where the end is, only the adapter says: it knows the provider's order.
+    `most_pages` is `MOST_PAGES` where it is not given.
 
     Raises:
         ListingCut: there is more.
@@ -34,7 +35,8 @@ async def listing(
         Stalled, Retry.
     """
     cursor: str | None = None
-    for _ in range(MOST_PAGES):
+    most_pages = MOST_PAGES if most_pages is None else most_pages
+    for _ in range(most_pages):
         async with asyncio.timeout(call_timeout_s):
             page = await client.page(cursor, since)
         for view in page.batches:
@@ -44,5 +46,5 @@ async def listing(
             return
     raise ListingCut(
         Reason.PROVIDER_UNAVAILABLE,
-        f"The listing of batches since {since:%Y-%m-%d %H:%M} has more than {MOST_PAGES} pages",
+        f"The listing of batches since {since:%Y-%m-%d %H:%M} has more than {most_pages} pages",
     )

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from batchinference.clock import Clock, Randomness
+from batchinference.core.effects import Search
 from batchinference.core.outcomes import Outcome
 from batchinference.ports import (
     Journals,
@@ -28,6 +29,7 @@ from batchinference.runtime.clients import Clients
 from batchinference.runtime.credentials import Credentials
 from batchinference.runtime.effects import Effects
 from batchinference.runtime.entry import Entry
+from batchinference.runtime.index import Indexes
 from batchinference.runtime.journaling import Journaling
 from batchinference.runtime.providers import Providers
 from batchinference.runtime.queue import KeyedQueue
@@ -77,6 +79,7 @@ class Operator:
         self._queue = KeyedQueue(clock)
         credentials = Credentials(kube, clock, settings.reference_retry_s)
         self._clients = Clients(factory, credentials, settings.call_timeout_s)
+        self._indexes = Indexes(self._index_ready, clock, randomness, settings)
         self._accounts = Accounts(
             self._entries,
             self._clients,
@@ -86,6 +89,7 @@ class Operator:
             randomness,
             settings,
             metrics,
+            lambda connected, view: self._indexes.saw(connected, (view,)),
         )
         writer = StatusWriter(kube, metrics, settings.status_writes)
         self._showing = Showing(
@@ -104,11 +108,13 @@ class Operator:
             installation,
             metrics,
             self._queue.add,
+            self._indexes,
         )
         self._effects = Effects(
             store=self._store,
             journals=journals,
             clients=self._clients,
+            indexes=self._indexes,
             accounts=self._accounts,
             kube=kube,
             recorder=recorder,
@@ -197,6 +203,7 @@ class Operator:
         await self._providers.close()
         await self._accounts.close()
         await self._effects.close()
+        await self._indexes.close()
         await self._clients.close()
 
     def alive(self) -> bool:
@@ -234,6 +241,15 @@ class Operator:
                 self._queue.add(run_key)
         if wait:
             self._queue.add_after(key, wait)
+
+    def _index_ready(self, client: str) -> None:
+        """Runs that wait for an account's index ask again."""
+        del client  # which runs use it is not known without their Secrets; few wait at a time
+        search = Search().id
+        for key, entry in self._entries.items():
+            if search in entry.notes.failures:
+                entry.notes = entry.notes.without_failure(search)
+                self._queue.add(key)
 
     # ---------------------------------------------------------------- outcomes
 

@@ -27,6 +27,7 @@ from batchinference.model.status import Condition, Reason, settled
 from batchinference.ports import Event, Kube, Metrics, ObjectRef, Recorder
 from batchinference.runtime.clients import Clients
 from batchinference.runtime.credentials import same_connection
+from batchinference.runtime.index import Indexes
 from batchinference.runtime.settings import RuntimeSettings
 from batchinference.runtime.status_writer import StatusWriter
 from batchinference.runtime.store import SeenProvider, Store, provider_of
@@ -88,6 +89,7 @@ class Providers:
         installation: str,
         metrics: Metrics,
         look: Callable[[str], None],
+        indexes: Indexes,
     ) -> None:
         self._store = store
         self._clients = clients
@@ -105,6 +107,7 @@ class Providers:
         self._look = look
         self._under_way = Trials(settings.trials, settings.trials_per_namespace, metrics)
         self._news: set[str] = set()
+        self._indexes = indexes
         self._trials: dict[str, Trial] = {}
         self._due: dict[str, _Due] = {}
         self._labels: dict[str, tuple[float, Mapping[str, str]]] = {}
@@ -209,6 +212,10 @@ class Providers:
         try:
             namespace = self.secrets_namespace(provider)
             account = await self._check(provider, namespace, seen.settings)
+            # Before any job needs it: it may take its time.
+            self._indexes.prepare(
+                await self._clients.connect(_identity(provider), namespace, seen.settings)
+            )
         except Fault as fault:
             if not isinstance(fault, Stalled) and known and before and before.problem is None:
                 # A passing failure of a provider that worked: its jobs need not hear of it.

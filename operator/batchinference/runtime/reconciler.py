@@ -15,7 +15,7 @@ from batchinference.core.backoff import backoff_s
 from batchinference.core.begin import afresh, journaled_spec, starts_afresh
 from batchinference.core.decide import decide
 from batchinference.core.draft import Decision, Observed
-from batchinference.core.effects import Announce, LookUp, SetFinalizer, StopTasks
+from batchinference.core.effects import Announce, LookUp, Search, SetFinalizer, StopTasks
 from batchinference.core.folding import Folded, came_of, fold
 from batchinference.core.notes import Notes
 from batchinference.core.outcomes import BatchMissing, LookedUp, Outcome, TaskDone
@@ -54,7 +54,7 @@ _SPEC_CHANGED = (
     "submitted. Change it back, or create the object with another `runID`"
 )
 _LET_GO = SetFinalizer(present=False)
-_HARMLESS = (LookUp, Announce, StopTasks)
+_HARMLESS = (LookUp, Search, Announce, StopTasks)
 """Effects that may be started from old knowledge: they ask, or stop our own workers, or say in an
 Event what was seen, and nothing follows from that.
 """
@@ -180,11 +180,12 @@ class Reconciler:
             return not self._lacks_run(entry, job) or await self._begin(entry, job)
         if entry.newer_schema:
             return False
-        if job.metadata.is_being_deleted:
+        leaving = job.metadata.is_being_deleted
+        if leaving and (is_final(job.status) or not shows_submission(job.status)):
             await self._strays.let_go(job)
             return False
         problem = await self._reason_not_to_begin(job)
-        held = problem is None and job.spec.suspend
+        held = problem is None and job.spec.suspend and not shows_submission(job.status)
         if problem is None and not held:
             try:
                 await self._create(entry, job)
@@ -194,6 +195,8 @@ class Reconciler:
                 return True
         entry.problem = _same_since(problem, entry.problem)
         await self._showing.show(entry, held=held)
+        if leaving and entry.problem is not None:
+            await self._strays.let_go_in_time(entry.key, job, entry.problem)
         if entry.problem is not None:
             wait = self._settings.reference_retry_s
             if entry.problem.has_grace:
@@ -208,9 +211,9 @@ class Reconciler:
         unfit = self._unfit(job)
         if unfit is not None:
             return unfit
-        if shows_submission(job.status):
+        if is_final(job.status):
             text = (
-                "The status of this object shows a submission, but its journal is gone: nothing is "
+                "The status of this object shows an end, but its journal is gone: nothing is "
                 "submitted. Restore the journal ConfigMap from a backup, or create the object with "
                 "another `runID`"
             )

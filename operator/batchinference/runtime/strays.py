@@ -78,7 +78,7 @@ class Strays:
         except NewerSchema as newer:
             problem = self._unreadable(newer)
             await self._showing.show_stray(stray.job, problem)
-            await self._let_go_in_time(STRAY + meta.uid, stray.job, problem)
+            await self.let_go_in_time(STRAY + meta.uid, stray.job, problem)
             self._queue.add_after(STRAY + meta.uid, self._settings.retry_most_s)
             return
         key = run.key if run is not None else stray.key
@@ -126,7 +126,7 @@ class Strays:
         await self._showing.show(entry, held=False)
         jobs = self._store.jobs_of(entry.key)
         for job in jobs:
-            await self._let_go_in_time(entry.key, job, entry.problem)
+            await self.let_go_in_time(entry.key, job, entry.problem)
         if jobs:  # somebody may put it right
             self._queue.add_after(entry.key, self._settings.retry_most_s)
 
@@ -134,7 +134,8 @@ class Strays:
         text = f"{newer}. It is not touched, and nothing is done for its run"
         return Problem(newer.reason, text, self._clock.now())
 
-    async def _let_go_in_time(self, queue_key: str, job: BatchInferenceJob, why: Problem) -> None:
+    async def let_go_in_time(self, queue_key: str, job: BatchInferenceJob, why: Problem) -> None:
+        """Hold a deleted object of which nothing can be cancelled as long as for any cancel."""
         asked_at = job.metadata.deletion_time
         if asked_at is None or FINALIZER not in job.metadata.finalizers:
             return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from batchinference.model.codec import encode_time
 from batchinference.model.run import Run
 from batchinference.model.work import Admitted, Holder
 from batchinference.ports import Claim, Replaceable
@@ -29,11 +30,28 @@ def admit(run: Run, bench: Workbench, replaces: Holder | None = None) -> Admitte
         and place.replace(own, holder)
     ):
         holder = None
-    earlier = None if holder is None else earlier_end(run, bench.output, holder)
-    return Admitted(found, holder, earlier)
+    if holder is None:
+        return Admitted(found)
+    if _is_unfinished_life(own, holder):
+        return Admitted(found, claimed_before=True)
+    return Admitted(found, holder, earlier_end(run, place, holder))
+
+
+def _is_unfinished_life(own: Claim, holder: Holder) -> bool:
+    """Whether the place is held by a life of this very run that may have gone on, and of which
+    this journal knows nothing.
+    """
+    same = (holder.run_key, holder.installation) == (own.run_key, own.installation)
+    return same and not holder.final
 
 
 def claim_of(run: Run) -> Claim:
     """The run's claim; the description is its job's namespace and name."""
     owner = run.owner
-    return Claim(run.key, run.tag, run.installation, f"{owner.namespace}/{owner.name}")
+    return Claim(
+        run.key,
+        run.tag,
+        run.installation,
+        f"{owner.namespace}/{owner.name}",
+        since=encode_time(run.created_at),
+    )

@@ -49,6 +49,7 @@ class _Manifest(msgspec.Struct, rename="camel"):
     counts: _Counts
     usage: _Usage
     times: _Times
+    final: bool = True
     errors: list[msgspec.Raw] = []
 
 
@@ -61,7 +62,7 @@ def earlier_end(run: Run, place: ResultPlace, holder: Holder) -> EarlierEnd | No
         found = msgspec.json.decode(data, type=_Manifest, strict=False)
     except msgspec.MsgspecError:
         return None
-    if found.schema != MANIFEST_SCHEMA or found.run_key != run.key:
+    if found.schema != MANIFEST_SCHEMA or found.run_key != run.key or not found.final:
         return None
     counts, usage = found.counts, found.usage
     results = replace(

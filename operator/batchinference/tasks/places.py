@@ -75,7 +75,8 @@ class PrefixPlace:
     def claim(self, claim: Claim) -> Holder | None:
         """See `ports.ResultPlace.claim`.
 
-        A finished run finds itself as the holder, `finished` being set. A place without a claim
+        A finished run finds itself as the holder, `finished` being set; one that the claim of
+        another journal of it is in, too. A place without a claim
         that has results all the same belongs to somebody we don't know: nothing is overwritten.
         """
         found = self._claim()
@@ -90,11 +91,11 @@ class PrefixPlace:
                 raise Retry(Reason.OUTPUT_CONFLICT, f"The claim in {self.uri} came and went")
         finished = self._finished()
         finished_key = None if finished is None else finished.run_key
-        if _is_same(found, claim) and found.replaces:
-            self._empty()  # a takeover was cut short
-            return None
         if _is_same(found, claim) and finished_key != claim.run_key:
-            return None
+            if found.replaces:
+                self._empty()  # a takeover was cut short
+            if found.since == claim.since:
+                return None
         return Holder(
             found.run_key,
             found.run_tag,
@@ -239,6 +240,7 @@ class _ClaimDocument(msgspec.Struct, rename="camel"):
     run_tag: str
     installation: str
     description: str = ""
+    since: str = ""
     replaces: str = ""
 
 

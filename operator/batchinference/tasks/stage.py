@@ -63,8 +63,29 @@ def stage(run: Run, bench: Workbench, report: Report) -> StageDone:
         Permanent: `InputTooLarge`.
         Stalled, Waiting, Retry.
     """
+    if run.may_have_more and run.cursor is None:
+        _keep_what_was_sent(run, bench)
     with spool.folder(bench.spool, run) as folder, SeenIDs(folder) as seen:
         return _Pass(run, bench, report, folder, seen).make()
+
+
+def _keep_what_was_sent(run: Run, bench: Workbench) -> None:
+    """What an earlier life of the run has staged is not overwritten with something else: its
+    answers can be told by it alone, once its journal is back.
+    """
+    data = bench.staging.get(layout(run).stage)
+    if data is None:
+        return
+    staged = msgspec.json.decode(data, type=StageEnd)
+    now = snapshot(bench.source.objects())
+    if staged.fingerprint != now.fingerprint:
+        raise Stalled(
+            Reason.JOURNAL_LOST,
+            f"The journal of this run is lost, and {now.source} is no longer what the run was made "
+            "of: what it may have at the provider can't be matched. Nothing is submitted. Restore "
+            "the journal from a backup, or the input as it was; or create the job with another "
+            "`runID` and `output`",
+        )
 
 
 @dataclass(slots=True)

@@ -17,6 +17,7 @@ from batchinference.model.run import (
     Cancel,
     CancelWhy,
     Collected,
+    Earlier,
     Ending,
     Place,
     Results,
@@ -161,6 +162,8 @@ def full_run():
         start_time=START,
         completion_time=START,
         ordinal_floor=9,
+        ordinal_found=3,
+        earlier=Earlier(asking=False, expected=True, accepted=True, shown=("a",), strange=("b",)),
         adopted=True,
         submitted=True,
     )

@@ -180,6 +180,30 @@ def test_of_two_that_claim_at_one_time_one_wins(desk: Desk) -> None:
     assert holder.run_key == "k2"
 
 
+def test_a_claim_that_another_journal_of_this_run_made_tells_of_an_earlier_life(
+    desk: Desk,
+) -> None:
+    claimed_by(desk, replace(OURS, since="2025-12-31T00:00:00Z"))
+    before = desk.store.under(OUTPUT)
+    result = admitted(desk)
+    assert (result.holder, result.earlier, result.claimed_before) == (None, None, True)
+    assert desk.store.under(OUTPUT) == before, "the next look finds it, too"
+    assert PrefixPlace(desk.store, OUTPUT).holds(OURS)
+
+
+def test_a_claim_of_this_journal_tells_of_no_earlier_life(desk: Desk) -> None:
+    assert not admitted(desk).claimed_before
+    assert not admitted(desk).claimed_before
+
+
+def test_partial_results_of_this_very_run_are_no_end(desk: Desk) -> None:
+    claimed_by(desk, OURS)
+    manifest = {"schema": 1, "runKey": OURS.run_key, "final": False}
+    desk.store.objects[f"{OUTPUT}manifest.json"] = json.dumps(manifest).encode()
+    result = admitted(desk)
+    assert (result.holder, result.claimed_before) == (None, True)
+
+
 # ---------------------------------------------------------------- replacing
 
 

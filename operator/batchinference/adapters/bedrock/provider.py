@@ -82,7 +82,7 @@ class BedrockProvider:
         Raises:
             Stalled: the settings or the Secrets can't be used.
         """
-        self.traits = Traits(resend_window_s=RESEND_WINDOW_S)
+        self.traits = Traits(resend_window_s=RESEND_WINDOW_S, keeps_names=True)
         spec = _spec(settings)
         bedrock = spec.bedrock
         assert bedrock is not None

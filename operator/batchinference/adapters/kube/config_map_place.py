@@ -84,7 +84,8 @@ class ConfigMapPlace:
     def claim(self, claim: Claim) -> Holder | None:
         """See `ports.ResultPlace.claim`.
 
-        A finished run finds itself as the holder, `finished` being set. A ConfigMap that is not of
+        A finished run finds itself as the holder, `finished` being set; one that the claim of
+        another journal of it is in, too. A ConfigMap that is not of
         this operator's making has a holder without a key.
         """
         for _ in range(_TRIES):
@@ -96,7 +97,7 @@ class ConfigMapPlace:
                 if not _is_of(found, claim) or _has_manifest(found):
                     return self._holder(found)
                 self._finish_takeover(found)
-                return None
+                return None if _since(found) == claim.since else self._holder(found)
         raise Retry(Reason.OBJECT_CHANGING, f"{self.uri} is created and deleted by others")
 
     def holds(self, claim: Claim) -> bool:
@@ -388,6 +389,11 @@ def _is_of(metadata: Mapping[str, Any], claim: Claim) -> bool:
     found = _decoded(metadata)
     mine = (claim.run_key, claim.installation)
     return found is not None and (found.run_key, found.installation) == mine
+
+
+def _since(metadata: Mapping[str, Any]) -> str:
+    found = _decoded(metadata)
+    return found.since if found is not None else ""
 
 
 def _is_holder(metadata: Mapping[str, Any], holder: Holder) -> bool:
