@@ -5,10 +5,11 @@ Pure. References are resolved by the caller; nothing is claimed and nothing is p
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
 
-from batchinference.core.keys import output_uri, run_key, run_tag, staging_uri
+from batchinference.core.keys import output_uri, run_keys, run_tag, staging_uri
 from batchinference.core.locations import check_allowed, check_apart
 from batchinference.core.transitions import RunInput, step_run
 from batchinference.core.view import conditions_in, is_final, shows_submission
@@ -23,10 +24,15 @@ from batchinference.model.status import ConditionType, Reason
 _CONFIG_MAP = "configmap://"
 
 
+def keys_of(job: BatchInferenceJob) -> Mapping[str, int]:
+    """The run keys that the job's spec may have, with their versions; the newest first."""
+    meta = job.metadata
+    return run_keys(meta.namespace, meta.name, meta.generate_name, job.spec)
+
+
 def key_of(job: BatchInferenceJob) -> str:
     """The run key that the job's spec asks for."""
-    meta = job.metadata
-    return run_key(meta.namespace, meta.name, meta.generate_name, job.spec)
+    return next(iter(keys_of(job)))
 
 
 def starts_afresh(run: Run, job: BatchInferenceJob | None) -> bool:
@@ -89,13 +95,16 @@ def begin(
     installation: str,
     operator_namespace: str,
     now: datetime,
+    key: str = "",
 ) -> Run:
-    """The journal of a new run.
+    """The journal of a new run; `key` is the one that its object is known by already, if not the
+    newest.
 
     Raises:
         Stalled: a location is not allowed, or storage is missing.
     """
-    key = key_of(job)
+    keys = keys_of(job)
+    key = key if key in keys else next(iter(keys))
     staging = _staging(job.spec, provider, installation, operator_namespace, key)
     output = _output(job, key)
     _check_places(job, provider, output, staging)
@@ -111,6 +120,7 @@ def begin(
         output=Place(output),
         staging=Place(staging),
         created_at=now,
+        key_version=keys[key],
         earlier=_earlier(job),
     )
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Callable, Mapping
 from typing import Any, TypeGuard
 
 from batchinference.model.batch import SubmissionID
 from batchinference.model.job import JobSpec
-from batchinference.model.run import KEY_VERSION, Run, Shard
+from batchinference.model.run import Run, Shard
 
 _KEY_LENGTH = 40
 _KEY = re.compile(f"[0-9a-f]{{{_KEY_LENGTH}}}")
@@ -20,21 +21,28 @@ _TAG_LENGTH = 20
 _INSTALLATION_LENGTH = 32
 
 
-def run_key(namespace: str, name: str, generate_name: str, spec: JobSpec) -> str:
-    """The identity of the run that this spec asks for (protocol 1.1).
+def run_keys(namespace: str, name: str, generate_name: str, spec: JobSpec) -> Mapping[str, int]:
+    """The identity of the run that this spec asks for, with its version (protocol 1.1): the newest
+    first, then those that earlier releases gave it. A run keeps the one that it was begun with.
 
     The canonical form holds the namespace, the name (or the prefix it was generated from) and the
     billable spec without defaults and empty values. Not the uid: an object that is deleted and
     created again is the same run.
     """
     named = {"generateName": generate_name} if generate_name else {"name": name}
-    form = {
-        "version": KEY_VERSION,
-        "namespace": namespace,
-        **named,
-        "spec": _without_empty(spec.billable(), ()),
-    }
-    return _digest(form)[:_KEY_LENGTH]
+    versions = sorted(FORMS, reverse=True)
+    return {_digest(FORMS[v](namespace, named, spec))[:_KEY_LENGTH]: v for v in versions}
+
+
+def _form_1(namespace: str, named: Mapping[str, str], spec: JobSpec) -> Mapping[str, Any]:
+    billable = _without_empty(spec.billable(), ())
+    return {"version": 1, "namespace": namespace, **named, "spec": billable}
+
+
+FORMS: dict[int, Callable[[str, Mapping[str, str], JobSpec], Mapping[str, Any]]] = {1: _form_1}
+"""The canonical form behind the keys of each version. A form that was released is never changed: a
+release that needs another one adds it, and `model.run.KEY_VERSION` names the newest.
+"""
 
 
 def is_run_key(text: object) -> TypeGuard[str]:

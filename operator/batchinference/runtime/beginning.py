@@ -37,8 +37,8 @@ class Beginning:
         self.installation = installation
         self._namespace = namespace
 
-    def begun(self, job: BatchInferenceJob) -> Run | None:
-        """A new run of the job; None while its provider can't be used.
+    def begun(self, job: BatchInferenceJob, key: str) -> Run | None:
+        """A new run of the job, which is known by that key; None while its provider can't be used.
 
         Raises:
             Stalled: a location is not allowed, or storage is missing.
@@ -55,6 +55,7 @@ class Beginning:
             installation=self.installation,
             operator_namespace=self._namespace,
             now=self._clock.now(),
+            key=key,
         )
 
     def mended(self, job: BatchInferenceJob, run: Run) -> Run | None:
@@ -66,7 +67,7 @@ class Beginning:
         if self._providers.changed_under(job, run.provider, self._clock.now()) is None:
             return None
         try:
-            fresh = self.begun(job)
+            fresh = self.begun(job, run.key)
         except Fault:
             return None  # not mended yet
         return moved(run, fresh) if fresh is not None else None

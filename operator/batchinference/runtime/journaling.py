@@ -8,8 +8,10 @@ know what the steps are.
 from __future__ import annotations
 
 from batchinference.clock import Clock
+from batchinference.core.begin import keys_of
 from batchinference.core.durability import must_stand
 from batchinference.errors import NewerSchema, Superseded
+from batchinference.model.job import BatchInferenceJob
 from batchinference.model.run import Run
 from batchinference.ports import Journals
 from batchinference.runtime.accounts import Accounts
@@ -61,6 +63,19 @@ class Journaling:
         # What stands there may ask for a place, or free one, without any decision of ours.
         self._accounts.changed(found[0].provider.account)
         return True
+
+    async def known_as(self, entry: Entry, job: BatchInferenceJob) -> str:
+        """The key of the run that the job is of: one that an earlier release gave it where there is
+        a journal of that, whoever can read it.
+        """
+        newest, *older = keys_of(job)
+        for key in older if entry.run is None and entry.key == newest else ():
+            try:
+                if await self._journals.get(key) is not None:
+                    return key
+            except NewerSchema:
+                return key
+        return entry.key
 
     async def create(self, entry: Entry, run: Run) -> None:
         """Make the journal of a run that has none.

@@ -180,6 +180,11 @@ class Reconciler:
             return not self._lacks_run(entry, job) or await self._begin(entry, job)
         if entry.newer_schema:
             return False
+        known_as = await self._journaling.known_as(entry, job)
+        if known_as != entry.key:
+            self._store.refile(entry.key, known_as)
+            self._queue.add(known_as)
+            return False
         leaving = job.metadata.is_being_deleted
         if leaving and (is_final(job.status) or not shows_submission(job.status)):
             await self._strays.let_go(job)
@@ -241,7 +246,7 @@ class Reconciler:
         return None
 
     async def _create(self, entry: Entry, job: BatchInferenceJob) -> None:
-        run = self._beginning.begun(job)
+        run = self._beginning.begun(job, entry.key)
         assert run is not None
         if entry.run is None:
             await self._journaling.create(entry, run)

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from batchinference.core.begin import key_of
+from batchinference.core.begin import keys_of
 from batchinference.errors import InvalidObject
 from batchinference.model.job import (
     KIND,
@@ -40,12 +40,13 @@ class Stray:
     was off, or the definition is a newer one), or its status names another run than its spec.
 
     Attributes:
-        key: the run that its spec asks for; "" where the spec does not decode.
+        keys: the run that its spec asks for, by the newest version of keys and by earlier ones;
+            empty where the spec does not decode.
         flaw: what does not decode; the spec of `job` says nothing then. "" when all does.
     """
 
     job: BatchInferenceJob
-    key: str
+    keys: tuple[str, ...]
     flaw: str
 
 
@@ -114,12 +115,12 @@ class Store:
         except InvalidObject as error:
             job, flaw = BatchInferenceJob(meta, _NO_SPEC, status), str(error)
         self._was_listed(event, uid)
-        stray = Stray(job, "" if flaw else key_of(job), flaw)
+        stray = Stray(job, () if flaw else tuple(keys_of(job)), flaw)
         if uid not in self._keys:
-            named = str(status.get("runKey") or stray.key)
-            if flaw or named != stray.key:
+            named = str(status.get("runKey") or "")
+            if flaw or (named and named not in stray.keys):
                 return self._keep_stray(stray)
-            self._keys[uid] = stray.key
+            self._keys[uid] = named or stray.keys[0]
         return self._file(stray, self._keys[uid])
 
     def _was_listed(self, event: str | None, uid: str) -> None:
@@ -150,7 +151,7 @@ class Store:
         if stray.flaw:
             self._flaws[uid] = stray.flaw
             job = replace(job, spec=before.spec) if before is not None else job
-        elif stray.key != key:
+        elif key not in stray.keys:
             self._changed_spec.add(uid)
         self._keys[uid] = key
         self._jobs[uid] = job
@@ -167,6 +168,12 @@ class Store:
         if stray.flaw:
             stray = replace(stray, job=replace(stray.job, spec=spec))
         return self._file(stray, key)
+
+    def refile(self, key: str, known: str) -> None:
+        """The objects of that key are of a run that is known by another one."""
+        for uid in self._uids.pop(key, set()):
+            self._keys[uid] = known
+            self._uids.setdefault(known, set()).add(uid)
 
     def _forget(self, uid: str) -> set[str]:
         self._strays.pop(uid, None)

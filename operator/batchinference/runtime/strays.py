@@ -81,7 +81,7 @@ class Strays:
             await self.let_go_in_time(STRAY + meta.uid, stray.job, problem)
             self._queue.add_after(STRAY + meta.uid, self._settings.retry_most_s)
             return
-        key = run.key if run is not None else stray.key
+        key = run.key if run is not None else next(iter(stray.keys), "")
         if key:
             spec = parse_journaled_spec(run.spec) if run is not None else stray.job.spec
             for found in self._store.settle(meta.uid, key, spec):

@@ -12,17 +12,18 @@ from hypothesis import strategies as st
 
 from batchinference.core.begin import key_of
 from batchinference.core.keys import (
+    FORMS,
     installation_id,
     is_run_key,
     next_ordinal,
     output_uri,
-    run_key,
+    run_keys,
     run_tag,
     staging_uri,
     submission_id,
 )
 from batchinference.model.job import BILLABLE, parse_job, parse_spec
-from batchinference.model.run import SubmissionState
+from batchinference.model.run import KEY_VERSION, SubmissionState
 from builders import job, run_of, shard_of, submission_of
 
 PLAIN = job()
@@ -54,6 +55,13 @@ GOLDEN = [
         "by its prefix",
     ),
 ]
+
+
+def test_the_newest_form_is_the_one_that_journals_name() -> None:
+    assert max(FORMS) == KEY_VERSION
+    assert list(run_keys("ml", "x", "", parse_job(job().build()).spec).values()) == sorted(
+        FORMS, reverse=True
+    )
 
 
 def key(builder):
@@ -199,8 +207,8 @@ def test_keys_tags_and_names_have_their_lengths_and_alphabet() -> None:
 
 def test_namespace_and_name_do_not_run_into_each_other() -> None:
     spec = parse_spec(PLAIN.build()["spec"])
-    assert run_key("a-b", "c", "", spec) != run_key("a", "b-c", "", spec)
-    assert run_key("ab", "c", "", spec) != run_key("a", "bc", "", spec)
+    assert set(run_keys("a-b", "c", "", spec)) != set(run_keys("a", "b-c", "", spec))
+    assert set(run_keys("ab", "c", "", spec)) != set(run_keys("a", "bc", "", spec))
 
 
 def test_what_a_batch_carries_names_run_shard_ordinal_and_content() -> None:
