@@ -60,6 +60,7 @@ class Scene:
 
     Attributes:
         installation: whose view it is.
+        steered_by: the job that steers the run, where that is another one.
     """
 
     job: BatchInferenceJob
@@ -70,6 +71,7 @@ class Scene:
     now: datetime
     timing: Timing
     installation: str = ""
+    steered_by: str = ""
 
 
 def status_of(scene: Scene) -> JobStatus:
@@ -240,7 +242,7 @@ def _facts(scene: Scene, state: State) -> Mapping[str, tuple[str, str, str]]:
     failed = verdict is not None and verdict.ending is not Ending.SUCCEEDED
     # What matters is told once, by the condition that it is about.
     facts: dict[str, tuple[str, str, str]] = {
-        ConditionType.SUBMITTED: submitted,
+        ConditionType.SUBMITTED: _shared(scene, submitted),
         ConditionType.COMPLETE: ("False", state.value, "Not complete"),
         ConditionType.FAILED: ("False", state.value, "Not failed"),
         ConditionType.SUSPENDED: _suspended(scene),
@@ -288,6 +290,18 @@ def _submitted(scene: Scene, state: State) -> tuple[str, str, str]:
         waiting = _waiting(scene.notes)
         reason = waiting[0] if waiting else Reason.QUEUED
     return "False", reason, _progress(scene)
+
+
+def _shared(scene: Scene, said: tuple[str, str, str]) -> tuple[str, str, str]:
+    """What is said of the submission to one of several objects of a run that does not steer it."""
+    if not scene.steered_by:
+        return said
+    status, _, message = said
+    text = (
+        f"This job shares its run with {scene.steered_by}, which was created first and steers it: "
+        "what may be changed here has no effect until that one is deleted"
+    )
+    return status, Reason.SHARED_RUN, f"{text}. {message}"
 
 
 def _adoption(run: Run) -> str:

@@ -52,6 +52,7 @@ class Reason:
     NOT_SUBMITTED = "NotSubmitted"
     SUBMITTED = "SubmissionAccepted"
     ADOPTED = "AdoptedPreviousRun"
+    SHARED_RUN = "SharedRun"
     SUSPENDED = "Suspended"
     NOT_SUSPENDED = "NotSuspended"
     ALREADY_SUBMITTED = "AlreadySubmitted"

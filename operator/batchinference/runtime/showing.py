@@ -6,18 +6,18 @@ Numbers that change all the time are written at most every `progress_s`; everyth
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from batchinference.clock import Clock
 from batchinference.core.begin import starts_afresh
 from batchinference.core.notes import Notes
 from batchinference.core.problem import Problem
-from batchinference.core.view import Scene, is_shown_elsewhere, status_of
+from batchinference.core.view import Scene, conditions_in, is_shown_elsewhere, status_of
 from batchinference.errors import Fault, Superseded
 from batchinference.model.codec import encode
 from batchinference.model.job import BatchInferenceJob
-from batchinference.model.status import ConditionType, JobStatus, State
+from batchinference.model.status import Condition, ConditionType, JobStatus, Reason, State
 from batchinference.ports import Event, Metrics, ObjectRef, Recorder
 from batchinference.runtime.entry import Entry
 from batchinference.runtime.queue import KeyedQueue
@@ -63,6 +63,7 @@ class Showing:
         run = entry.run
         if run is not None and starts_afresh(run, self._store.steering(entry.key)):
             run = None  # what came of an earlier life is no news of this one
+        steering = self._store.steering(entry.key)
         for job in self._store.jobs_of(entry.key):
             scene = Scene(
                 job=job,
@@ -73,6 +74,7 @@ class Showing:
                 now=self._clock.now(),
                 timing=self._settings,
                 installation=self._installation,
+                steered_by=_name_of_other(steering, job),
             )
             if not self._is_shown_elsewhere(scene):
                 await self._write(entry, job, status_of(scene))
@@ -148,6 +150,12 @@ class Showing:
         if not self._is_shown_elsewhere(scene):
             await self._put(job, status_of(scene))
 
+    def _tell_shared(self, ref: ObjectRef, status: JobStatus, old: Mapping[str, Any]) -> None:
+        """An Event for an object that has begun to mirror another one."""
+        text = _said_shared(status.conditions)
+        if text and not _said_shared(conditions_in(old).values()):
+            self._recorder.record(Event(ref, Reason.SHARED_RUN, text))
+
     async def _put(self, job: BatchInferenceJob, status: JobStatus) -> bool:
         """Write the status and tell a change of state; whether anything was written.
 
@@ -160,6 +168,7 @@ class Showing:
         if version is None:
             return False
         self._store.wrote_status(meta.uid, new, version)
+        self._tell_shared(ref, status, old)
         if old.get("state") != status.state:
             event = _event(ref, status)
             self._recorder.record(event)
@@ -172,6 +181,19 @@ class Showing:
                 event.message,
             )
         return True
+
+
+def _said_shared(conditions: Iterable[Condition]) -> str:
+    """What is said of the run that an object shares; "" where it shares none."""
+    shared = (c.message for c in conditions if c.reason == Reason.SHARED_RUN)
+    return next(shared, "")
+
+
+def _name_of_other(steering: BatchInferenceJob | None, job: BatchInferenceJob) -> str:
+    """The job that steers the run of this one, if it is another one."""
+    if steering is None or steering.metadata.uid == job.metadata.uid:
+        return ""
+    return f"{steering.metadata.namespace}/{steering.metadata.name}"
 
 
 def _changed(new: Mapping[str, Any], old: Mapping[str, Any]) -> set[str]:
