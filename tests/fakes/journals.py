@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -27,6 +27,7 @@ class FakeJournals:
 
     Attributes:
         stored: run key -> (document, version), what survives a crash.
+        notes: run key -> annotations that people put on the ConfigMap.
         writes, reads: how often anything was written, and any one journal read.
         refused: writes with an outdated precondition.
         on_write: told of every write as (before, after), for invariants.
@@ -37,6 +38,7 @@ class FakeJournals:
         self, world: World | None = None, *, failure_rate: float = 0.0, max_bytes: int = 512 * 1024
     ) -> None:
         self.stored: dict[str, tuple[str, int]] = {}
+        self.notes: dict[str, dict[str, str]] = {}
         self.writes = 0
         self.reads = 0
         self.refused = 0
@@ -77,6 +79,11 @@ class FakeJournals:
         await self._world.pause()
         return held is not None and str(held[1]) == version
 
+    async def annotations(self, key: str) -> Mapping[str, str]:
+        await self._world.pause()
+        self._maybe_fail("journal.annotations")
+        return dict(self.notes.get(key, {}))
+
     async def create(self, run: Run) -> str:
         async with self._world.effect("journal.create"):
             self._maybe_fail("journal.create")
@@ -113,6 +120,12 @@ class FakeJournals:
     def lose(self, key: str) -> None:
         """Somebody deleted the ConfigMap."""
         self.stored.pop(key, None)
+
+    def annotate(self, key: str, **annotations: str) -> None:
+        """Somebody decides on the ConfigMap."""
+        self._version += 1
+        self.notes.setdefault(key, {}).update(annotations)
+        self.stored[key] = (self.stored[key][0], self._version)
 
     def put_raw(self, key: str, document: dict[str, Any]) -> None:
         """A document as another operator wrote it."""

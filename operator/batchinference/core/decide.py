@@ -14,6 +14,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 from batchinference.core.begin import starts_afresh
+from batchinference.core.decisions import answer
 from batchinference.core.draft import Decision, Draft, Observed
 from batchinference.core.effects import (
     TASKS,
@@ -50,6 +51,7 @@ def decide(run: Run, notes: Notes, observed: Observed) -> Decision:
     for step in STEPS:
         if step(draft):
             break
+    answer(draft)
     return draft.decision()
 
 

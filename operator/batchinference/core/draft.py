@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
+from batchinference.core.decisions import Question
 from batchinference.core.effects import Effect, StartTask
 from batchinference.core.notes import Failure, Notes
 from batchinference.core.problem import Problem
@@ -33,6 +34,9 @@ class Observed:
         provider: why the provider can't be used for anything new; None when it can.
         granted: shards that the account gives a place.
         traits, make_request: of the run's provider; None while it can't be reached at all.
+        resubmits_unknown: the provider object opts out of the halt (protocol 5.5).
+        annotations: where people decide: the object's, and the journal's while something is asked.
+        journal_namespace: where the journal is.
     """
 
     now: datetime
@@ -46,6 +50,9 @@ class Observed:
     granted: frozenset[int] = frozenset()
     traits: Traits = _DEFAULT_TRAITS
     make_request: RequestMaker | None = None
+    resubmits_unknown: bool = False
+    annotations: Mapping[str, str] = field(default_factory=dict)
+    journal_namespace: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +62,7 @@ class Decision:
     Attributes:
         held: nothing of it may start: suspended, or without an object to answer for it.
         asking: the queued shards that would make use of a place now; no other is given one.
+        asks_people: something waits for a decision by annotation.
     """
 
     run: Run
@@ -64,6 +72,7 @@ class Decision:
     problem: Problem | None = None
     held: bool = False
     asking: frozenset[int] = frozenset()
+    asks_people: bool = False
 
 
 @dataclass(slots=True)
@@ -75,6 +84,7 @@ class Draft:
         asking: see `Decision`.
         held: suspended, or no object answers for the run.
         blocked: the finalizer is missing, or somebody must act: no place is asked for.
+        questions: see `core.decisions`.
     """
 
     run: Run
@@ -84,6 +94,7 @@ class Draft:
     wakes: list[datetime] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     asking: set[int] = field(default_factory=set)
+    questions: list[Question] = field(default_factory=list)
     held: bool = False
     blocked: bool = False
 
@@ -163,4 +174,5 @@ class Draft:
             problem=self.problems[0] if self.problems else None,
             held=self.held,
             asking=frozenset() if self.blocked else frozenset(self.asking),
+            asks_people=bool(self.questions),
         )

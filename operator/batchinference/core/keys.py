@@ -79,6 +79,11 @@ def next_ordinal(run: Run, shard: Shard) -> int:
     return max([run.ordinal_floor, run.ordinal_found, *(s.ordinal for s in shard.made)]) + 1
 
 
+def journal_name(key: str) -> str:
+    """The name of a run's journal in the operator's namespace."""
+    return f"run-{key}"
+
+
 def staging_uri(base: str, installation: str, key: str) -> str:
     """Where a run's staging lies under its provider's staging place (protocol 3.4)."""
     return f"{base.rstrip('/')}/{installation}/{key}/"

@@ -172,6 +172,11 @@ def _tell(draft: Draft, shard: Shard, late: Submission) -> None:
         )
 
 
+def in_doubt(shard: Shard) -> list[Submission]:
+    """Given up, and by nobody's word: before more is made of that, it is looked for again."""
+    return [gone for gone in shard.missing if gone.settled is None]
+
+
 def look_once_more(draft: Draft) -> bool:
     """Whether a last look for what was given up is to be waited for, before the run goes on
     without it. One that fails is not repeated: the answers that there are must not wait for it.
@@ -179,7 +184,7 @@ def look_once_more(draft: Draft) -> bool:
     oldest = draft.observed.now - timedelta(seconds=draft.timing.settle_s)
     waiting = False
     for shard in draft.run.shards:
-        for gone in shard.missing:
+        for gone in in_doubt(shard):
             ask = LookUp(shard.index, gone.ordinal, gone.input_ref, fenced=True)
             look = draft.notes.looks.get((shard.index, gone.ordinal))
             is_stale = look is None or look.newest < oldest
@@ -189,10 +194,32 @@ def look_once_more(draft: Draft) -> bool:
     return waiting
 
 
+def let_go(draft: Draft, shard: Shard, live: Submission) -> None:
+    """A batch that somebody gave up is cancelled, and has a while to end of itself: then what it
+    has is collected. After that it is written off.
+    """
+    assert live.settled_at is not None
+    until = live.settled_at + timedelta(seconds=draft.timing.cancel_release_s)
+    if draft.observed.now >= until:
+        over = shard.with_batch(
+            live.batch_id, state=SubmissionState.ENDED, ended_at=draft.observed.now
+        )
+        draft.run = draft.run.with_shard(ended(over))
+        return
+    draft.wake(until)
+    if live.cancel_accepted_at is None and not is_cancelling(draft.run):
+        draft.want(CancelBatch(shard.index, live.batch_id))
+
+
+def is_cancelling(run: Run) -> bool:
+    """Whether all that is live is cancelled anyway."""
+    return run.cancel is not None and run.cancel.why is not CancelWhy.ORPHANED
+
+
 def cancel_live(draft: Draft) -> None:
     """Cancel each batch of a cancelled run once; an orphaned one goes on."""
     run = draft.run
-    if run.cancel is None or run.cancel.why is CancelWhy.ORPHANED:
+    if not is_cancelling(run):
         return
     for shard in run.shards:
         for live in shard.live:

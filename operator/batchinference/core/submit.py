@@ -8,8 +8,15 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import datetime, timedelta
 
+from batchinference.core.decisions import (
+    ask_of_absence,
+    ask_of_batch,
+    ask_of_submission,
+    not_accepted,
+)
 from batchinference.core.draft import Draft
 from batchinference.core.effects import (
+    Announce,
     DeleteInput,
     LookUp,
     StartTask,
@@ -20,7 +27,7 @@ from batchinference.core.effects import (
 )
 from batchinference.core.follow import lose, unpaid
 from batchinference.core.keys import next_ordinal, submission_id
-from batchinference.core.late import taken_back, with_late
+from batchinference.core.late import in_doubt, let_go, taken_back, with_late
 from batchinference.core.notes import Look
 from batchinference.core.policy import reject
 from batchinference.core.problem import Problem
@@ -104,7 +111,8 @@ def _unknown(draft: Draft, shard: Shard) -> Shard:
             Reason.ACCOUNT_CHANGED,
             f"Shard {shard.index}, ordinal {last.ordinal}, is in no listing, but these credentials "
             f"can't read its input {last.input_ref} either: they may be of another account. "
-            "Restore the credentials that the run was started with",
+            "Restore the credentials that the run was started with. If that can't be: "
+            + ask_of_submission(draft, shard, last),
             look.newest,
         )
         again = look.newest + timedelta(seconds=draft.timing.reference_retry_s)
@@ -115,6 +123,8 @@ def _unknown(draft: Draft, shard: Shard) -> Shard:
         draft.wake(_repeat_until(draft, last))
         return shard
     if not _is_conclusive(draft, look):
+        if _is_settled_by_policy(draft, last):
+            return _resubmitted(draft, shard, last)
         _inconclusive(draft, shard, ask, look)
         return shard
     settled = look.first + timedelta(seconds=draft.timing.settle_s)
@@ -132,13 +142,36 @@ def _is_conclusive(draft: Draft, look: Look) -> bool:
     return look.complete and draft.observed.traits.lists_complete
 
 
+def _is_settled_by_policy(draft: Draft, last: Submission) -> bool:
+    """Whether the provider object's policy decides, once the create call can't arrive any more."""
+    arrived = last.claimed_at + timedelta(seconds=draft.timing.settle_s)
+    return draft.observed.resubmits_unknown and draft.observed.now >= arrived
+
+
+def _resubmitted(draft: Draft, shard: Shard, last: Submission) -> Shard:
+    text = (
+        f"Nobody can tell whether shard {shard.index}, ordinal {last.ordinal}, was accepted: by "
+        "`unknownOutcomePolicy: Resubmit` of the provider it goes again, and may be billed twice"
+    )
+    draft.effects.append(Announce(Reason.DECIDED, text, warning=True))
+    fencing = not_accepted(shard, draft.observed.now)
+    draft.run = draft.run.with_shard(fencing)
+    draft.notes = draft.notes.without_looks((shard.index, last.ordinal))
+    return fencing
+
+
 def _inconclusive(draft: Draft, shard: Shard, ask: LookUp, look: Look) -> None:
     """Say so, and go on asking: the listing may have an end another time."""
     asked = next(s for s in shard.submissions if s.ordinal == ask.ordinal)
+    if shard.state.is_open:
+        how = ask_of_submission(draft, shard, asked)
+    else:
+        how = ask_of_absence(draft, shard.index, asked)
     draft.stall(
         Reason.OUTCOME_UNKNOWN,
         f"The answer to the create call of shard {shard.index}, ordinal {ask.ordinal}, was lost, "
-        "and this provider's listings can't tell whether it was accepted: they are not complete",
+        "and this provider's listings can't tell whether it was accepted: they are not complete. "
+        + how,
         asked.claimed_at,
     )
     again = look.newest + timedelta(seconds=draft.timing.reference_retry_s)
@@ -167,6 +200,8 @@ def _fencing(draft: Draft, shard: Shard) -> Shard:
     if last.fenced_at is None:
         draft.want(DeleteInput(shard.index, last.ordinal, last.input_ref))
         return shard
+    if last.settled is not None:
+        return _given_up(draft, shard)
     settled = last.fenced_at + timedelta(seconds=draft.timing.settle_s)
     look = draft.notes.looks.get((shard.index, last.ordinal))
     ask = LookUp(shard.index, last.ordinal, last.input_ref, fenced=True)
@@ -174,8 +209,14 @@ def _fencing(draft: Draft, shard: Shard) -> Shard:
         _look_again(draft, ask, settled)
         return shard
     if not _is_conclusive(draft, look):
+        if _is_settled_by_policy(draft, last):
+            return _given_up(draft, _resubmitted(draft, shard, last))
         _inconclusive(draft, shard, ask, look)
         return shard
+    return _given_up(draft, shard)
+
+
+def _given_up(draft: Draft, shard: Shard) -> Shard:
     given_up = step_shard(shard, ShardInput.GIVE_UP) or shard
     if draft.run.cancel is not None:
         given_up = step_shard(given_up, ShardInput.DROP) or given_up
@@ -187,9 +228,13 @@ def _fencing(draft: Draft, shard: Shard) -> Shard:
 def _submitted(draft: Draft, shard: Shard) -> None:
     """At the provider: say so when the provider denies it; nothing else follows from that."""
     for live in shard.live:
+        if live.settled is not None:
+            let_go(draft, draft.run.shards[shard.index], live)
+            continue
         failure = draft.notes.failures.get(following(live.batch_id))
         if failure is not None and failure.count > 1:
-            draft.stall(failure.fault.reason, failure.fault.message, failure.since)
+            text = f"{failure.fault.message}. {ask_of_batch(draft, shard, live)}"
+            draft.stall(failure.fault.reason, text, failure.since)
 
 
 def _look_again(draft: Draft, ask: LookUp, at: datetime) -> None:
@@ -216,7 +261,8 @@ def _may_ask(draft: Draft, shard: Shard) -> bool:
     """Whether asking for these ordinals works; otherwise a place would be of no use."""
     for ask in _forebears(draft, shard):
         look = draft.notes.looks.get((ask.shard, ask.ordinal))
-        if look is not None and not _is_conclusive(draft, look):
+        unsure = look is not None and not _is_conclusive(draft, look)
+        if look is not None and unsure and not draft.observed.resubmits_unknown:
             _inconclusive(draft, draft.run.shards[ask.shard], ask, look)
             return False
         if not draft.may_start(ask):
@@ -231,7 +277,7 @@ def _forebears(draft: Draft, shard: Shard) -> list[LookUp]:
     return [
         LookUp(before.index, gone.ordinal, gone.input_ref, fenced=True)
         for before in (draft.run.shards if shard.sources else (shard,))
-        for gone in before.missing
+        for gone in in_doubt(before)
     ]
 
 

@@ -30,6 +30,7 @@ class ShardInput(StrEnum):
     LOSE = "Lose"  # the call's answer is lost
     FENCE = "Fence"  # absent over two listings a settle time apart
     GIVE_UP = "GiveUp"  # still absent a settle time after its input was deleted
+    WRITE_OFF = "WriteOff"  # a person says that nobody will know, and that it must not go again
     OVER = "Over"  # its batch ended, and every late one
     VOID = "Void"  # what it had failed with nothing processed, and may be tried again
     COLLECT = "Collect"  # every record of it is accounted for
@@ -67,6 +68,8 @@ SHARD: Mapping[tuple[ShardState, ShardInput], ShardState] = {
     (S.UNKNOWN, ShardInput.FENCE): S.FENCING,
     (S.FENCING, ShardInput.ACCEPT): S.SUBMITTED,
     (S.FENCING, ShardInput.GIVE_UP): S.QUEUED,
+    (S.UNKNOWN, ShardInput.WRITE_OFF): S.ENDED,
+    (S.FENCING, ShardInput.WRITE_OFF): S.ENDED,
     (S.QUEUED, ShardInput.APPEAR): S.SUBMITTED,
     (S.ENDED, ShardInput.APPEAR): S.SUBMITTED,
     (S.COLLECTED, ShardInput.APPEAR): S.SUBMITTED,
@@ -89,6 +92,7 @@ SHARD_IGNORED: Mapping[ShardInput, str] = {
     ShardInput.LOSE: "only an open create call can lose its answer",
     ShardInput.FENCE: "only an unknown outcome is fenced",
     ShardInput.GIVE_UP: "only a fenced ordinal is given up",
+    ShardInput.WRITE_OFF: "only what nobody knows the outcome of",
     ShardInput.OVER: "the end was seen already",
     ShardInput.VOID: "the end was seen already",
     ShardInput.COLLECT: "collected already, or nothing ended to collect",

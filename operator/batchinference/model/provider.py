@@ -387,6 +387,5 @@ def not_implemented_fields(spec: ProviderSpec) -> tuple[str, ...]:
     """Paths of the fields with a value that this version cannot act on; they stall the job."""
     found = {
         "spec.langChain": spec.lang_chain is not None,
-        "spec.unknownOutcomePolicy": spec.unknown_outcome_policy is not UnknownOutcomePolicy.HALT,
     }
     return tuple(path for path, present in found.items() if present)

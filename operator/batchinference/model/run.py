@@ -84,6 +84,13 @@ class SubmissionState(StrEnum):
     ENDED = "Ended"
 
 
+class Settlement(StrEnum):
+    """What somebody decided about a submission of which nobody could know."""
+
+    RESUBMIT = "Resubmit"  # it was not accepted
+    GIVE_UP = "GiveUp"  # its answers are not waited for, and it is never sent again
+
+
 @dataclass(frozen=True, slots=True)
 class Submission:
     """One try to hand a shard to the provider (protocol 4).
@@ -96,6 +103,7 @@ class Submission:
             longer proves anything.
         collected: of a late batch: its answers are among the shard's.
         input_deleted: of one that was refused or void: its input is not at the provider any more.
+        settled, settled_at: by a person, or by the provider object's policy.
     """
 
     ordinal: int
@@ -115,6 +123,14 @@ class Submission:
     cancel_accepted_at: datetime | None = None
     collected: bool = False
     input_deleted: bool = False
+    settled: Settlement | None = None
+    settled_at: datetime | None = None
+
+    @property
+    def is_given_up(self) -> bool:
+        """Whether a batch of it would be a surprise: fenced, or written off unseen."""
+        unseen = self.settled is Settlement.GIVE_UP and not self.batch_id
+        return self.state is SubmissionState.FENCED or unseen
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,11 +241,7 @@ class Shard:
     def missing(self) -> tuple[Submission, ...]:
         """Given up, and no batch of them has appeared so far."""
         appeared = {s.ordinal for s in self.late}
-        return tuple(
-            s
-            for s in self.submissions
-            if s.state is SubmissionState.FENCED and s.ordinal not in appeared
-        )
+        return tuple(s for s in self.submissions if s.is_given_up and s.ordinal not in appeared)
 
     @property
     def was_accepted(self) -> bool:

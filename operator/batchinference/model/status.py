@@ -92,6 +92,8 @@ class Reason:
     OUTCOME_UNKNOWN = "OutcomeUnknown"
     BATCH_NOT_FOUND = "BatchNotFound"
     DUPLICATE_SUBMISSION = "DuplicateSubmission"
+    DECIDED = "DecidedByAnnotation"
+    DECISION_IGNORED = "DecisionIgnored"
     JOURNAL_LOST = "JournalLost"
     JOURNAL_TOO_LARGE = "JournalTooLarge"
     NEWER_SCHEMA = "JournalOfNewerOperator"

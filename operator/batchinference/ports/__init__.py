@@ -211,6 +211,9 @@ class Journals(Protocol):
     async def is_current(self, key: str, version: str) -> bool:
         """Whether the journal is there and has that version still. Its content is not looked at."""
 
+    async def annotations(self, key: str) -> Mapping[str, str]:
+        """What people wrote on a journal: their decisions. Empty when there is none."""
+
     async def create(self, run: Run) -> str:
         """Create; returns the version.
 

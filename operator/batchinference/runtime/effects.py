@@ -71,6 +71,8 @@ from batchinference.runtime.store import Store
 
 logger = logging.getLogger(__name__)
 
+_DECISIONS = {Reason.DECIDED, Reason.DECISION_IGNORED}
+
 Done = Callable[[Entry, str, Outcome | None], None]
 """An effect is over: the entry, the effect's id, what came of it."""
 
@@ -212,6 +214,8 @@ class Effects:
         if entry.run is not None:
             about = job_ref(entry.run)
             self._recorder.record(Event(about, effect.reason, effect.message, effect.warning))
+            if effect.reason in _DECISIONS:
+                self._metrics.count("decisions_total", outcome=effect.reason)
 
     # ---------------------------------------------------------------- tasks
 

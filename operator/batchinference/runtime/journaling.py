@@ -7,6 +7,8 @@ know what the steps are.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from batchinference.clock import Clock
 from batchinference.core.begin import keys_of
 from batchinference.core.durability import must_stand
@@ -128,6 +130,13 @@ class Journaling:
             self._census.ended(run)
         _stands(entry, run, version)
         return True
+
+    async def annotations(self, entry: Entry, job: BatchInferenceJob | None) -> Mapping[str, str]:
+        """Where people decide: on the object, and on the journal while something is asked."""
+        on_object = job.metadata.annotations if job is not None else {}
+        if not entry.asks_people:
+            return on_object
+        return {**await self._journals.annotations(entry.key), **on_object}
 
     async def confirm(self, entry: Entry) -> bool:
         """Whether the journal is still the one we know; as `write`, without a write."""

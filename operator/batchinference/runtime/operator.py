@@ -159,6 +159,7 @@ class Operator:
             randomness=randomness,
             settings=settings,
             metrics=metrics,
+            namespace=namespace,
         )
         self._sweeper = Sweeper(
             self._store, self._entries, kube, self._queue.add, clock, settings, metrics

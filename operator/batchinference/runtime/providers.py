@@ -21,7 +21,12 @@ from batchinference.model.batch import Account
 from batchinference.model.codec import encode
 from batchinference.model.job import BatchInferenceJob
 from batchinference.model.metadata import ObjectMeta
-from batchinference.model.provider import InferenceProvider, ProviderStatus, not_implemented_fields
+from batchinference.model.provider import (
+    InferenceProvider,
+    ProviderStatus,
+    UnknownOutcomePolicy,
+    not_implemented_fields,
+)
 from batchinference.model.run import ProviderPin
 from batchinference.model.status import Condition, Reason, settled
 from batchinference.ports import Event, Kube, Metrics, ObjectRef, Recorder
@@ -30,7 +35,7 @@ from batchinference.runtime.credentials import same_connection
 from batchinference.runtime.index import Indexes
 from batchinference.runtime.settings import RuntimeSettings
 from batchinference.runtime.status_writer import StatusWriter
-from batchinference.runtime.store import SeenProvider, Store, provider_of
+from batchinference.runtime.store import SeenProvider, Store, provider_key, provider_of
 from batchinference.runtime.trials import Trials
 
 logger = logging.getLogger(__name__)
@@ -340,6 +345,15 @@ class Providers:
             "object with another `runID`"
         )
         return Problem(Reason.PROVIDER_CHANGED, text, now)
+
+    def resubmits_unknown(self, pin: ProviderPin) -> bool:
+        """Whether the run's provider object opts out of the halt now (protocol 5.5), or did so when
+        the run was admitted, where it is gone.
+        """
+        namespace = "" if "Cluster" in pin.kind else pin.namespace
+        seen = self._store.providers.get(provider_key(pin.kind, namespace, pin.name))
+        settings = seen.settings if seen is not None else pin.settings
+        return settings.get("unknownOutcomePolicy") == UnknownOutcomePolicy.RESUBMIT
 
     def pin(self, job: BatchInferenceJob) -> tuple[InferenceProvider, ProviderPin] | None:
         """The provider of a job that can use it, and what its run is to remember of it."""

@@ -43,7 +43,7 @@ from batchinference.runtime.journaling import Journaling
 from batchinference.runtime.providers import Providers
 from batchinference.runtime.queue import KeyedQueue
 from batchinference.runtime.settings import RuntimeSettings
-from batchinference.runtime.showing import Showing
+from batchinference.runtime.showing import Showing, log_unseen
 from batchinference.runtime.store import FINALIZER, Store
 from batchinference.runtime.strays import Strays
 
@@ -84,6 +84,7 @@ class Reconciler:
         randomness: Randomness,
         settings: RuntimeSettings,
         metrics: Metrics,
+        namespace: str,
     ) -> None:
         self._store = store
         self._entries = entries
@@ -100,6 +101,7 @@ class Reconciler:
         self._randomness = randomness
         self._settings = settings
         self._metrics = metrics
+        self._namespace = namespace
 
     async def reconcile(self, key: str) -> None:
         """One pass; never raises. Passing failures bring the key back after a while."""
@@ -289,8 +291,11 @@ class Reconciler:
                 self._effects.start(entry, effect, decided_at)
         asks_anew = (decision.held, decision.asking) != (entry.held, entry.asking)
         entry.held, entry.asking = decision.held, decision.asking
+        entry.asks_people = decision.asks_people
         if asks_anew or decision.run != before or any(map(_is_ended_upload, outcomes)):
             self._accounts.changed(decision.run.provider.account)
+        if observed.job is None:
+            log_unseen(decision.run, decision.problem, entry.problem)
         entry.problem = _same_since(decision.problem, entry.problem)
         if decision.wake_at is not None:
             wait = (decision.wake_at - self._clock.now()).total_seconds()
@@ -364,6 +369,9 @@ class Reconciler:
             problem = problem or Problem(fault.reason, fault.message, now, has_grace=True)
         return replace(
             observed,
+            annotations=await self._journaling.annotations(entry, job),
+            journal_namespace=self._namespace,
+            resubmits_unknown=self._providers.resubmits_unknown(run.provider),
             unfit=unfit,
             provider=problem,
             granted=self._accounts.granted(run.provider.account, run.key),

@@ -17,6 +17,7 @@ from batchinference.core.view import Scene, conditions_in, is_shown_elsewhere, s
 from batchinference.errors import Fault, Superseded
 from batchinference.model.codec import encode
 from batchinference.model.job import BatchInferenceJob
+from batchinference.model.run import Run
 from batchinference.model.status import Condition, ConditionType, JobStatus, Reason, State
 from batchinference.ports import Event, Metrics, ObjectRef, Recorder
 from batchinference.runtime.entry import Entry
@@ -194,6 +195,20 @@ def _name_of_other(steering: BatchInferenceJob | None, job: BatchInferenceJob) -
     if steering is None or steering.metadata.uid == job.metadata.uid:
         return ""
     return f"{steering.metadata.namespace}/{steering.metadata.name}"
+
+
+def log_unseen(run: Run, problem: Problem | None, before: Problem | None) -> None:
+    """What stalls a run without an object shows nowhere else."""
+    if problem is None or (before is not None and before.message == problem.message):
+        return
+    logger.warning(
+        "Run %s of %s/%s has no object any more and does not get on: %s: %s",
+        run.key[:12],
+        run.owner.namespace,
+        run.owner.name,
+        problem.reason,
+        problem.message,
+    )
 
 
 def _changed(new: Mapping[str, Any], old: Mapping[str, Any]) -> set[str]:

@@ -22,12 +22,13 @@ from batchinference.model.job import (
     ProviderRef,
     parse_spec,
 )
-from batchinference.model.metadata import ObjectMeta, parse_metadata
+from batchinference.model.metadata import GROUP, ObjectMeta, parse_metadata
 from batchinference.model.provider import InferenceProvider, parse_provider
 from batchinference.ports import ObjectRef
 
 FINALIZER = "batchinference.dev/cancel-on-delete"
 STRAY = "stray/"
+_OURS = f"{GROUP}/"
 PROVIDER = "provider/"
 
 _NO_SPEC = JobSpec(ProviderRef(""), "", Operation.CHAT_COMPLETIONS, Input(), Output())
@@ -300,7 +301,8 @@ def _is_older(meta: ObjectMeta, version: str) -> bool:
 def _trigger(job: BatchInferenceJob) -> tuple[object, ...]:
     """What makes an event worth a look; our own status writes do not."""
     meta = job.metadata
-    return meta.generation, meta.deletion_time, FINALIZER in meta.finalizers
+    told = {name: text for name, text in meta.annotations.items() if name.startswith(_OURS)}
+    return meta.generation, meta.deletion_time, FINALIZER in meta.finalizers, told
 
 
 def _same_provider(old: InferenceProvider, new: InferenceProvider) -> bool:

@@ -21,7 +21,14 @@ import msgspec
 
 from batchinference.errors import Permanent
 from batchinference.model.batch import BatchState
-from batchinference.model.run import Collected, Run, Shard, Submission, SubmissionState
+from batchinference.model.run import (
+    Collected,
+    Run,
+    Settlement,
+    Shard,
+    Submission,
+    SubmissionState,
+)
 from batchinference.model.work import ShardCollected
 from batchinference.ports import ObjectStore
 from batchinference.records import codes
@@ -216,6 +223,8 @@ def _read(join: Join, submission: Submission, bench: Workbench) -> None:
         why = "a result file of the batch is gone"
     elif broken:
         why = f"the result files have {broken} lines that can't be read"
+    elif submission.settled is Settlement.GIVE_UP and not (state and state.is_over):
+        why = "somebody decided not to wait for its answer"
     else:
         why = "the result files of the batch don't have it"
     message = f"The record may have been processed and billed, but {why}; it is not sent again"

@@ -58,6 +58,9 @@ DECLARED = (
     Declared(
         "counter", "unanswered_submissions_total", "Create calls without an answer.", ("provider",)
     ),
+    Declared(
+        "counter", "decisions_total", "Decisions by annotation, taken and ignored.", ("outcome",)
+    ),
     Declared("gauge", "live_batches", "Batches that the provider holds.", ("account",)),
     Declared("gauge", "queued_shards", "Shards that wait for their turn.", ("account",)),
     Declared("counter", "tokens_total", "Tokens as answers tell them.", ("provider", "direction")),

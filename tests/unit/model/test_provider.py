@@ -185,7 +185,7 @@ def test_limits_stand_over_the_published_ones(
         ({"bedrock": BEDROCK, "unknownOutcomePolicy": "Halt", "quotaGroup": ""}, ()),
         ({"langChain": {"modelProvider": "openai"}}, ("spec.langChain",)),
         ({"openAI": {}, "quotaGroup": "a"}, ()),
-        ({"openAI": {}, "unknownOutcomePolicy": "Resubmit"}, ("spec.unknownOutcomePolicy",)),
+        ({"openAI": {}, "unknownOutcomePolicy": "Resubmit"}, ()),
         (
             {
                 "openAI": {},

@@ -28,6 +28,7 @@ from batchinference.adapters.kube.names import (
     MANAGED_BY,
     PHASE_ANNOTATION,
 )
+from batchinference.core.keys import journal_name
 from batchinference.errors import (
     InvalidObject,
     NewerSchema,
@@ -81,7 +82,7 @@ class KubeJournals:
                     continue
                 raise refusal.fault() from refusal
             for item in page["items"] or ():
-                key = item["metadata"]["name"].removeprefix("run-")
+                key = item["metadata"]["name"].removeprefix(journal_name(""))
                 self._remember(key, item)
                 try:
                     found.append((key, _content(key, item), _version(item)))
@@ -103,10 +104,10 @@ class KubeJournals:
         item = await self._read(key)
         return item is not None and _version(item) == version
 
-    async def annotations(self, key: str) -> Mapping[str, str] | None:
-        """The annotations of a journal, where people decide on it; None when there is none."""
+    async def annotations(self, key: str) -> Mapping[str, str]:
+        """See `ports.Journals.annotations`."""
         item = await self._read(key)
-        return None if item is None else dict(item["metadata"].get("annotations") or {})
+        return {} if item is None else dict(item["metadata"].get("annotations") or {})
 
     async def create(self, run: Run) -> str:
         """See `ports.Journals.create`."""
@@ -115,7 +116,7 @@ class KubeJournals:
 
     async def write(self, run: Run, version: str) -> str:
         """See `ports.Journals.write`. A journal that is gone raises `Superseded` too."""
-        path = CONFIG_MAPS.path(self._namespace, _name(run.key))
+        path = CONFIG_MAPS.path(self._namespace, journal_name(run.key))
         return await self._write("PUT", path, run, {"resourceVersion": version})
 
     async def _write(self, method: str, path: str, run: Run, metadata: Mapping[str, Any]) -> str:
@@ -125,7 +126,7 @@ class KubeJournals:
             "kind": CONFIG_MAPS.kind,
             "metadata": {
                 **metadata,
-                "name": _name(run.key),
+                "name": journal_name(run.key),
                 "labels": {**labels, **_labels(run)},
                 "annotations": {**annotations, **_annotations(run)},
             },
@@ -134,7 +135,7 @@ class KubeJournals:
         try:
             answer = await self._client.call(method, path, body=body)
         except Refusal as refusal:
-            if refusal.code == 409 or refusal.is_missing(_name(run.key)):
+            if refusal.code == 409 or refusal.is_missing(journal_name(run.key)):
                 raise Superseded(f"the journal of run {run.key} was written by another") from None
             raise refusal.fault() from refusal
         self._remember(run.key, answer)
@@ -151,7 +152,7 @@ class KubeJournals:
             self._foreign[key] = (labels, annotations)
 
     async def _read(self, key: str) -> dict[str, Any] | None:
-        name = _name(key)
+        name = journal_name(key)
         try:
             item = await self._client.call("GET", CONFIG_MAPS.path(self._namespace, name))
         except Refusal as refusal:
@@ -160,10 +161,6 @@ class KubeJournals:
             raise refusal.fault() from refusal
         self._remember(key, item)
         return item
-
-
-def _name(key: str) -> str:
-    return f"run-{key}"
 
 
 def _labels(run: Run) -> dict[str, str]:
