@@ -97,7 +97,7 @@ OURS = "batchinference.dev"
 
 def namespaced_grants(where: str) -> set[tuple[str, str, str, str]]:
     return (
-        grants(where, OURS, "batchinferencejobs", "get list watch patch")
+        grants(where, OURS, "batchinferencejobs", "get list watch patch delete")
         | grants(where, OURS, "batchinferencejobs/status", "patch")
         | grants(where, OURS, "inferenceproviders", "get list watch")
         | grants(where, OURS, "inferenceproviders/status", "patch")

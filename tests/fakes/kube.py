@@ -222,6 +222,18 @@ class FakeKube:
             self._maybe_fail("finalizer answer")
             return copied(body)
 
+    async def delete_object(self, ref: ObjectRef, resource_version: str) -> bool:
+        async with self._world.effect("kube.delete"):
+            self._maybe_fail("delete")
+            body = self._matching(ref)
+            if body is None:
+                return False
+            if body["metadata"]["resourceVersion"] != resource_version:
+                raise Superseded(f"{ref.name} has changed")
+            self.delete(ref)
+            self._maybe_fail("delete answer")
+            return True
+
     def _set_finalizer(self, body: dict[str, Any], present: bool) -> None:
         meta = body["metadata"]
         held = list(meta.get("finalizers") or [])

@@ -76,7 +76,8 @@ subjects:
 {{- define "bio.namespacedRules" -}}
 - apiGroups: [batchinference.dev]
   resources: [batchinferencejobs]
-  verbs: [get, list, watch, patch]
+  # delete: finished ones, by their own ttlSecondsAfterFinished.
+  verbs: [get, list, watch, patch, delete]
 - apiGroups: [batchinference.dev]
   resources: [batchinferencejobs/status, inferenceproviders/status]
   verbs: [patch]

@@ -275,9 +275,12 @@ def _pooled(run: Run, result: Pooled) -> Run:
     return replace(run, shards=(*run.shards, *added))
 
 
+_BY_DELETION = {CancelWhy.DELETED, CancelWhy.ORPHANED}
+
+
 def _finished(run: Run, result: Finished, setting: Setting) -> Run:
     verdict = final_verdict(run, setting.spec, result.results)
-    deleted = run.cancel is not None and run.cancel.why is not CancelWhy.DESIRED
+    deleted = run.cancel is not None and run.cancel.why in _BY_DELETION
     park = deleted and verdict.ending is Ending.CANCELLED
     stepped = step_run(run, RunInput.PARK if park else RunInput.MANIFEST)
     if stepped is None:

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from batchinference.core.begin import starts_afresh
+from batchinference.core.deadline import meet_deadline
 from batchinference.core.decisions import answer
 from batchinference.core.draft import Decision, Draft, Observed
 from batchinference.core.effects import (
@@ -25,11 +26,17 @@ from batchinference.core.effects import (
 )
 from batchinference.core.late import cancel_live, follow_late, look_once_more
 from batchinference.core.notes import Notes
-from batchinference.core.policy import may_go_again, staging_verdict
+from batchinference.core.policy import deadline_exceeded, may_go_again, staging_verdict
 from batchinference.core.rebuild import look_back
 from batchinference.core.submit import submit_shards
 from batchinference.core.transitions import RunInput, ShardInput, step_run, step_shard
-from batchinference.model.job import DeletionPolicy, DesiredState, OutputPolicy
+from batchinference.model.job import (
+    BatchInferenceJob,
+    DeletionPolicy,
+    DesiredState,
+    OutputPolicy,
+)
+from batchinference.model.metadata import PAUSED
 from batchinference.model.run import (
     Cancel,
     CancelWhy,
@@ -70,7 +77,7 @@ def come_back(draft: Draft) -> bool:
         text = f"Found run {run.key[:12]} ({run.phase.value}) of an earlier object; {_history(run)}"
         draft.effects.append(Announce(Reason.ADOPTED, text))
     if draft.run.phase is RunPhase.PARKED and draft.spec.desired_state is DesiredState.ACTIVE:
-        draft.run = _take_up(draft.run)
+        draft.run = _take_up(draft.run, draft.observed.now)
     return False
 
 
@@ -93,7 +100,7 @@ def _wanted_again(run: Run) -> Run:
     return replace(run, shards=_resumed(run), cancel=None)
 
 
-def _take_up(run: Run) -> Run:
+def _take_up(run: Run, now: datetime) -> Run:
     stepped = step_run(run, RunInput.RESUME) or run
     earlier = stepped.earlier and replace(stepped.earlier, asking=True, strange=())
     return replace(
@@ -104,6 +111,7 @@ def _take_up(run: Run) -> Run:
         results=None,
         completion_time=None,
         earlier=earlier,
+        parked_s=run.parked_s + int((now - (run.completion_time or now)).total_seconds()),
     )
 
 
@@ -123,7 +131,7 @@ def want_cancel(draft: Draft) -> bool:
         unwanted = run.cancel is not None or draft.spec.desired_state is DesiredState.CANCELLED
         orphan = draft.spec.deletion_policy is DeletionPolicy.ORPHAN and not unwanted
         why = CancelWhy.ORPHANED if orphan else CancelWhy.DELETED
-    elif draft.spec.desired_state is DesiredState.CANCELLED:
+    elif draft.spec.desired_state is DesiredState.CANCELLED and not _is_paused(draft):
         why = CancelWhy.DESIRED
     if why is None or (run.cancel is not None and run.cancel.why is not CancelWhy.DESIRED):
         return False
@@ -149,6 +157,9 @@ def give_up_unpaid(draft: Draft) -> bool:
         return False
     text = "The run was cancelled before anything was submitted"
     verdict = Verdict(Ending.CANCELLED, Reason.CANCELLED, text)
+    if run.cancel.why is CancelWhy.DEADLINE:
+        text = f"{deadline_exceeded(run)}; nothing was submitted"
+        verdict = Verdict(Ending.FAILED, Reason.DEADLINE_EXCEEDED, text)
     draft.run = replace(stepped, verdict=verdict, completion_time=draft.observed.now)
     draft.effects.append(StopTasks())
     return False
@@ -239,15 +250,31 @@ def hold_back(draft: Draft) -> bool:
     An object that is not to be seen may be gone: then nobody wants what it would cost, and no
     finalizer would stand for it (protocol 7.1).
     """
-    run = draft.run
-    if run.cancel is not None or not (draft.spec.suspend or draft.observed.job is None):
+    run, observed = draft.run, draft.observed
+    if run.cancel is not None:
+        return False
+    held = draft.spec.suspend or observed.job is None or _is_paused(draft)
+    if not held and not (observed.paused_provider and run.phase is RunPhase.RUNNING):
         return False
     draft.held = True
+    draft.paused = pause_of_job(observed.job) or observed.paused_provider
+    if not held:
+        return False
     if run.phase in {RunPhase.ADMITTING, RunPhase.STAGING}:
         if any(effect_id.startswith(TASKS) for effect_id in draft.notes.inflight):
             draft.effects.append(StopTasks())
         return True
     return False
+
+
+def _is_paused(draft: Draft) -> bool:
+    return bool(pause_of_job(draft.observed.job))
+
+
+def pause_of_job(job: BatchInferenceJob | None) -> str:
+    """What to say of a job that somebody paused; "" of one that nobody did."""
+    paused = job is not None and job.metadata.is_paused and not job.metadata.is_being_deleted
+    return f"Annotation `{PAUSED}` holds the job; nothing new begins" if paused else ""
 
 
 def read_spec(draft: Draft) -> bool:
@@ -367,6 +394,7 @@ def finish(draft: Draft) -> bool:
 STEPS: tuple[Callable[[Draft], bool], ...] = (
     come_back,
     want_cancel,
+    meet_deadline,
     give_up_unpaid,
     hold_object,
     clean_up,

@@ -36,6 +36,7 @@ class Observed:
         traits, make_request: of the run's provider; None while it can't be reached at all.
         resubmits_unknown: the provider object opts out of the halt (protocol 5.5).
         annotations: where people decide: the object's, and the journal's while something is asked.
+        paused_provider: what to say of a provider object that somebody paused; "" otherwise.
         journal_namespace: where the journal is.
     """
 
@@ -52,6 +53,7 @@ class Observed:
     make_request: RequestMaker | None = None
     resubmits_unknown: bool = False
     annotations: Mapping[str, str] = field(default_factory=dict)
+    paused_provider: str = ""
     journal_namespace: str = ""
 
 
@@ -62,6 +64,7 @@ class Decision:
     Attributes:
         held: nothing of it may start: suspended, or without an object to answer for it.
         asking: the queued shards that would make use of a place now; no other is given one.
+        paused: what to say of a pause that holds it; "" where there is none.
         asks_people: something waits for a decision by annotation.
     """
 
@@ -72,6 +75,7 @@ class Decision:
     problem: Problem | None = None
     held: bool = False
     asking: frozenset[int] = frozenset()
+    paused: str = ""
     asks_people: bool = False
 
 
@@ -84,6 +88,7 @@ class Draft:
         asking: see `Decision`.
         held: suspended, or no object answers for the run.
         blocked: the finalizer is missing, or somebody must act: no place is asked for.
+        paused: see `Decision`.
         questions: see `core.decisions`.
     """
 
@@ -96,6 +101,7 @@ class Draft:
     asking: set[int] = field(default_factory=set)
     questions: list[Question] = field(default_factory=list)
     held: bool = False
+    paused: str = ""
     blocked: bool = False
 
     @property
@@ -174,5 +180,6 @@ class Draft:
             problem=self.problems[0] if self.problems else None,
             held=self.held,
             asking=frozenset() if self.blocked else frozenset(self.asking),
+            paused=self.paused,
             asks_people=bool(self.questions),
         )

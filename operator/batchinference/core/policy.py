@@ -126,6 +126,8 @@ def final_verdict(run: Run, spec: JobSpec, results: Results) -> Verdict:
     failed = results.failed + results.expired
     counted = f"{results.completed} of {total} records were answered"
     if is_cut_short(run, spec):
+        if run.cancel is not None and run.cancel.why is CancelWhy.DEADLINE:
+            return Verdict(Ending.FAILED, Reason.DEADLINE_EXCEEDED, _late(run, counted))
         return Verdict(Ending.CANCELLED, Reason.CANCELLED, f"The run was cancelled; {counted}")
     if tolerates(spec.success_policy, total, failed):
         reason = Reason.PARTIAL if failed else Reason.SUCCEEDED
@@ -143,9 +145,25 @@ def final_verdict(run: Run, spec: JobSpec, results: Results) -> Verdict:
     )
 
 
+def deadline_exceeded(run: Run) -> str:
+    """When the deadline ended the run; the spec may say something else by now."""
+    assert run.cancel is not None
+    took = run.cancel.at - (run.start_time or run.cancel.at)
+    seconds = int(took.total_seconds()) - run.parked_s
+    return f"The run was not over {seconds} s after its start (`activeDeadlineSeconds`)"
+
+
+def _late(run: Run, counted: str) -> str:
+    return (
+        f"{deadline_exceeded(run)}. {counted}; the results are kept. To run it again, create the "
+        "object with another `runID` and `output`"
+    )
+
+
 def is_cut_short(run: Run, spec: JobSpec) -> bool:
-    """Whether a cancel is why the run ended. One by deletion that came too late to keep any record
-    from its answer is not: such a run ended by itself, and there is nothing to take up again.
+    """Whether a cancel is why the run ended. One by deletion, or by the deadline, that came too
+    late to keep any record from its answer is not: such a run ended by itself, and there is nothing
+    to take up again.
     """
     if run.cancel is None:
         return False

@@ -32,6 +32,7 @@ def receipt(run: Run) -> Run:
         ordinal_found=0,
         shards=(),
         cursor=None,
+        parked_s=0,
         input=None,
         staged=replace(run.staged, first_bad=()) if run.staged else None,
         results=_relative(run.results, run.output.uri) if run.results else None,

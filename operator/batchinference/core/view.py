@@ -61,6 +61,7 @@ class Scene:
     Attributes:
         installation: whose view it is.
         steered_by: the job that steers the run, where that is another one.
+        paused: see `core.draft.Decision`.
     """
 
     job: BatchInferenceJob
@@ -72,6 +73,7 @@ class Scene:
     timing: Timing
     installation: str = ""
     steered_by: str = ""
+    paused: str = ""
 
 
 def status_of(scene: Scene) -> JobStatus:
@@ -318,7 +320,11 @@ def _suspended(scene: Scene) -> tuple[str, str, str]:
     if run is not None and _accepted(run):
         queued = sum(s.state is ShardState.QUEUED for s in run.shards)
         text = f"Batches at the provider go on; {queued} shards are held back"
+        if scene.paused:
+            return "False", Reason.PAUSED, f"{text}. {scene.paused}"
         return "False", Reason.ALREADY_SUBMITTED, text
+    if scene.paused:
+        return "True", Reason.PAUSED, scene.paused
     return "True", Reason.SUSPENDED, "`spec.suspend` holds the job; nothing is submitted"
 
 

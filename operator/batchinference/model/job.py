@@ -321,8 +321,6 @@ def not_implemented_fields(spec: JobSpec, provider: ProviderSpec | None = None) 
         "spec.input.format": spec.input.format not in {None, InputFormat.JSONL},
         "spec.promptTemplate": spec.prompt_template is not None,
         "spec.output.format": spec.output.format is not OutputFormat.JSONL,
-        "spec.activeDeadlineSeconds": spec.active_deadline_seconds is not None,
         "spec.budget": spec.budget is not None,
-        "spec.ttlSecondsAfterFinished": spec.ttl_seconds_after_finished is not None,
     }
     return tuple(path for path, present in found.items() if present)

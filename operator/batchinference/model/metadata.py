@@ -13,6 +13,9 @@ GROUP = "batchinference.dev"
 VERSION = "v1alpha1"
 API_VERSION = f"{GROUP}/{VERSION}"
 
+PAUSED = f"{GROUP}/paused"
+"""Annotation; "true" on a job, or on a provider object: nothing new begins."""
+
 
 @dataclass(frozen=True, slots=True)
 class ObjectMeta:
@@ -31,6 +34,7 @@ class ObjectMeta:
     creation_time: datetime | None = field(default=None, metadata=wire("creationTimestamp"))
     deletion_time: datetime | None = field(default=None, metadata=wire("deletionTimestamp"))
     finalizers: tuple[str, ...] = ()
+    labels: Mapping[str, str] = field(default_factory=dict)
     annotations: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -38,9 +42,14 @@ class ObjectMeta:
         """Whether somebody has asked for its deletion."""
         return self.deletion_time is not None
 
+    @property
+    def is_paused(self) -> bool:
+        """Whether somebody put the annotation on it that holds it."""
+        return self.annotations.get(PAUSED) == "true"
+
 
 def parse_metadata(manifest: Mapping[str, Any]) -> ObjectMeta:
-    """The metadata of any object; what we do not read (labels, managedFields) is ignored.
+    """The metadata of any object; what we do not read (managedFields) is ignored.
 
     Works on an object whose spec does not decode, so that its status can say so.
 

@@ -13,8 +13,13 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from batchinference.model.batch import BatchFailure, BatchState, Limits
+from batchinference.model.batch import Limits
 from batchinference.model.staging import Cursor, InputSnapshot, Staged
+
+# A journal's content is asked of this module, whatever it is made of.
+from batchinference.model.submission import Settlement as Settlement  # noqa: PLC0414
+from batchinference.model.submission import Submission as Submission  # noqa: PLC0414
+from batchinference.model.submission import SubmissionState as SubmissionState  # noqa: PLC0414
 
 SCHEMA = 1
 """Version of this content. A journal with a higher one is never written."""
@@ -71,66 +76,6 @@ class ShardState(StrEnum):
 
 _OPEN = {ShardState.CLAIMED, ShardState.UNKNOWN, ShardState.FENCING}
 _LIVE = {*_OPEN, ShardState.SUBMITTED}
-
-
-class SubmissionState(StrEnum):
-    """What is known of one submission."""
-
-    CLAIMED = "Claimed"
-    ACCEPTED = "Accepted"
-    REFUSED = "Refused"
-    VOID = "Void"  # accepted, then failed with nothing processed: billed nothing
-    FENCED = "Fenced"  # given up after fencing; a batch of it that appears later is a late one
-    ENDED = "Ended"
-
-
-class Settlement(StrEnum):
-    """What somebody decided about a submission of which nobody could know."""
-
-    RESUBMIT = "Resubmit"  # it was not accepted
-    GIVE_UP = "GiveUp"  # its answers are not waited for, and it is never sent again
-
-
-@dataclass(frozen=True, slots=True)
-class Submission:
-    """One try to hand a shard to the provider (protocol 4).
-
-    Attributes:
-        request: the complete create request; a repeat sends it unchanged.
-        input_ref: the uploaded file id or S3 URI, of this ordinal alone.
-        submit_by: when the create call must be over.
-        attempted: an earlier create call of this ordinal went unanswered, so that a refusal no
-            longer proves anything.
-        collected: of a late batch: its answers are among the shard's.
-        input_deleted: of one that was refused or void: its input is not at the provider any more.
-        settled, settled_at: by a person, or by the provider object's policy.
-    """
-
-    ordinal: int
-    state: SubmissionState
-    request: Mapping[str, Any]
-    input_ref: str
-    claimed_at: datetime
-    submit_by: datetime
-    attempted: bool = False
-    batch_id: str = ""
-    accepted_at: datetime | None = None
-    ended_at: datetime | None = None
-    batch_state: BatchState | None = None
-    files: tuple[str, ...] = ()
-    failure: BatchFailure | None = None
-    fenced_at: datetime | None = None
-    cancel_accepted_at: datetime | None = None
-    collected: bool = False
-    input_deleted: bool = False
-    settled: Settlement | None = None
-    settled_at: datetime | None = None
-
-    @property
-    def is_given_up(self) -> bool:
-        """Whether a batch of it would be a surprise: fenced, or written off unseen."""
-        unseen = self.settled is Settlement.GIVE_UP and not self.batch_id
-        return self.state is SubmissionState.FENCED or unseen
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,6 +244,7 @@ class CancelWhy(StrEnum):
     DELETED = "Deleted"
     ORPHANED = "Orphaned"  # deleted with deletionPolicy Orphan: nothing is cancelled
     DESIRED = "DesiredState"
+    DEADLINE = "DeadlineExceeded"
 
 
 @dataclass(frozen=True, slots=True)
@@ -379,6 +325,7 @@ class Run:
         earlier: None where there is no life to look for, or no more.
         adopted: an object came back and found it.
         submitted: of a receipt, whose shards are gone: something was accepted.
+        parked_s: seconds that it was parked, before an object came back.
     """
 
     key: str
@@ -410,6 +357,7 @@ class Run:
     earlier: Earlier | None = None
     adopted: bool = False
     submitted: bool = False
+    parked_s: int = 0
 
     def with_shard(self, shard: Shard) -> Run:
         """The run with that shard in place of the one of the same index."""

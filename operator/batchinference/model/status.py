@@ -56,6 +56,8 @@ class Reason:
     SUSPENDED = "Suspended"
     NOT_SUSPENDED = "NotSuspended"
     ALREADY_SUBMITTED = "AlreadySubmitted"
+    PAUSED = "Paused"
+    WILL_BE_RECREATED = "WillBeRecreated"
     # ends
     SUCCEEDED = "Succeeded"
     PARTIAL = "SucceededWithFailures"
@@ -68,6 +70,7 @@ class Reason:
     REFUSED = "ProviderRefused"
     BATCH_FAILED = "BatchFailed"
     CANCELLED = "Cancelled"
+    DEADLINE_EXCEEDED = "DeadlineExceeded"
     # a person must act
     INVALID_SPEC = "InvalidSpec"
     NOT_IMPLEMENTED = "NotImplemented"

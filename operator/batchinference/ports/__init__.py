@@ -269,6 +269,13 @@ class Kube(Protocol):
         when it is gone. Raises Superseded when the uid is another one.
         """
 
+    async def delete_object(self, ref: ObjectRef, resource_version: str) -> bool:
+        """Ask for the deletion of this very object as it was read; False when it is gone.
+
+        Raises:
+            Superseded: the object has another resourceVersion now, or another uid.
+        """
+
     async def secret(self, namespace: str, name: str) -> Mapping[str, str] | None:
         """A Secret's decoded data, or None when it says 404. Raises Stalled AccessDenied."""
 

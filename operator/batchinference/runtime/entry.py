@@ -20,7 +20,7 @@ class Entry:
         spec: the object's, or the journal's last-seen one.
         held: see `core.draft.Decision`.
         asking: likewise, as decided last; empty until then.
-        asks_people: likewise.
+        paused, asks_people: likewise.
         run: the run as it stands, which may be a few steps ahead of its journal; None before one
             exists. See `core.durability`.
         stored, version: the journal as last read or written.
@@ -38,6 +38,7 @@ class Entry:
     spec: JobSpec | None = None
     held: bool = False
     asking: frozenset[int] = frozenset()
+    paused: str = ""
     asks_people: bool = False
     stored: Run | None = None
     version: str = ""

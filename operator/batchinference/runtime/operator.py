@@ -29,6 +29,7 @@ from batchinference.runtime.clients import Clients
 from batchinference.runtime.credentials import Credentials
 from batchinference.runtime.effects import Effects
 from batchinference.runtime.entry import Entry
+from batchinference.runtime.expiry import Expiry
 from batchinference.runtime.index import Indexes
 from batchinference.runtime.journaling import Journaling
 from batchinference.runtime.providers import Providers
@@ -164,6 +165,9 @@ class Operator:
         self._sweeper = Sweeper(
             self._store, self._entries, kube, self._queue.add, clock, settings, metrics
         )
+        self._expiry = Expiry(
+            self._store, journals, kube, recorder, self._queue, clock, settings, metrics
+        )
         self._tasks: list[asyncio.Task[None]] = []
 
     # ---------------------------------------------------------------- the feed
@@ -223,6 +227,7 @@ class Operator:
                     await self._strays.look(key.removeprefix(STRAY))
                 else:
                     await self._reconciler.reconcile(key)
+                    await self._expiry.look(key)
             except Exception:  # the worker must outlive a broken object
                 self._metrics.count("reconcile_errors_total")
                 logger.exception("%s can't be worked on", key)

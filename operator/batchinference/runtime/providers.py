@@ -20,7 +20,7 @@ from batchinference.errors import Fault, Retry, Stalled, Superseded
 from batchinference.model.batch import Account
 from batchinference.model.codec import encode
 from batchinference.model.job import BatchInferenceJob
-from batchinference.model.metadata import ObjectMeta
+from batchinference.model.metadata import PAUSED, ObjectMeta
 from batchinference.model.provider import (
     InferenceProvider,
     ProviderStatus,
@@ -265,7 +265,7 @@ class Providers:
             type="Ready",
             status="False" if problem else "True",
             reason=problem.reason if problem else Reason.READY,
-            message=problem.message if problem else "Credentials and endpoint were tried",
+            message=problem.message if problem else _works(provider),
             observed_generation=provider.metadata.generation,
             last_transition_time=self._clock.now().replace(microsecond=0),
         )
@@ -346,12 +346,22 @@ class Providers:
         )
         return Problem(Reason.PROVIDER_CHANGED, text, now)
 
+    def _object_of(self, pin: ProviderPin) -> SeenProvider | None:
+        namespace = "" if "Cluster" in pin.kind else pin.namespace
+        return self._store.providers.get(provider_key(pin.kind, namespace, pin.name))
+
+    def paused(self, pin: ProviderPin) -> str:
+        """What to say of the run's provider object when somebody paused it; "" otherwise."""
+        seen = self._object_of(pin)
+        if seen is None or not seen.provider.metadata.is_paused:
+            return ""
+        return f"Annotation `{PAUSED}` of {pin.kind} '{pin.name}' holds what is not submitted"
+
     def resubmits_unknown(self, pin: ProviderPin) -> bool:
         """Whether the run's provider object opts out of the halt now (protocol 5.5), or did so when
         the run was admitted, where it is gone.
         """
-        namespace = "" if "Cluster" in pin.kind else pin.namespace
-        seen = self._store.providers.get(provider_key(pin.kind, namespace, pin.name))
+        seen = self._object_of(pin)
         settings = seen.settings if seen is not None else pin.settings
         return settings.get("unknownOutcomePolicy") == UnknownOutcomePolicy.RESUBMIT
 
@@ -371,6 +381,12 @@ class Providers:
             account=trial.account,
         )
         return seen.provider, pin
+
+
+def _works(provider: InferenceProvider) -> str:
+    tried = "Credentials and endpoint were tried"
+    held = f". Annotation `{PAUSED}` holds what is not submitted"
+    return tried + held if provider.metadata.is_paused else tried
 
 
 def _identity(provider: InferenceProvider) -> str:

@@ -13,7 +13,7 @@ from dataclasses import replace
 from batchinference.clock import Clock, Randomness
 from batchinference.core.backoff import backoff_s
 from batchinference.core.begin import afresh, journaled_spec, starts_afresh
-from batchinference.core.decide import decide
+from batchinference.core.decide import decide, pause_of_job
 from batchinference.core.draft import Decision, Observed
 from batchinference.core.effects import Announce, LookUp, Search, SetFinalizer, StopTasks
 from batchinference.core.folding import Folded, came_of, fold
@@ -44,7 +44,7 @@ from batchinference.runtime.providers import Providers
 from batchinference.runtime.queue import KeyedQueue
 from batchinference.runtime.settings import RuntimeSettings
 from batchinference.runtime.showing import Showing, log_unseen
-from batchinference.runtime.store import FINALIZER, Store
+from batchinference.runtime.store import FINALIZER, Store, rests
 from batchinference.runtime.strays import Strays
 
 logger = logging.getLogger(__name__)
@@ -136,7 +136,7 @@ class Reconciler:
         busy = entry.inflight or entry.mailbox
         if busy or (run is not None and run.phase is not RunPhase.ENDED):
             return
-        if all(map(_rests, jobs)):
+        if all(map(rests, jobs)):
             self._entries.pop(entry.key, None)
             self._store.forget_run(entry.key, *([run.owner.uid] if run is not None else ()))
 
@@ -175,7 +175,7 @@ class Reconciler:
 
     async def _begin(self, entry: Entry, job: BatchInferenceJob | None) -> bool:
         """Make the journal, or find it; whether there is a run now."""
-        rest = entry.run is None and all(map(_rests, self._store.jobs_of(entry.key)))
+        rest = entry.run is None and all(map(rests, self._store.jobs_of(entry.key)))
         if job is None or rest:
             return False
         if entry.run is None and await self._journaling.find(entry):
@@ -192,7 +192,9 @@ class Reconciler:
             await self._strays.let_go(job)
             return False
         problem = await self._reason_not_to_begin(job)
-        held = problem is None and job.spec.suspend and not shows_submission(job.status)
+        entry.paused = pause_of_job(job)
+        suspended = job.spec.suspend or bool(entry.paused)
+        held = problem is None and suspended and not shows_submission(job.status)
         if problem is None and not held:
             try:
                 await self._create(entry, job)
@@ -291,7 +293,7 @@ class Reconciler:
                 self._effects.start(entry, effect, decided_at)
         asks_anew = (decision.held, decision.asking) != (entry.held, entry.asking)
         entry.held, entry.asking = decision.held, decision.asking
-        entry.asks_people = decision.asks_people
+        entry.paused, entry.asks_people = decision.paused, decision.asks_people
         if asks_anew or decision.run != before or any(map(_is_ended_upload, outcomes)):
             self._accounts.changed(decision.run.provider.account)
         if observed.job is None:
@@ -371,6 +373,7 @@ class Reconciler:
             observed,
             annotations=await self._journaling.annotations(entry, job),
             journal_namespace=self._namespace,
+            paused_provider=self._providers.paused(run.provider),
             resubmits_unknown=self._providers.resubmits_unknown(run.provider),
             unfit=unfit,
             provider=problem,
@@ -386,16 +389,6 @@ def _is_behind(run: Run | None, job: BatchInferenceJob | None) -> bool:
     Another operator, whose last moments these are, wrote the end: read it instead of denying it.
     """
     return run is not None and job is not None and not run.is_over and is_final(job.status)
-
-
-def _rests(job: BatchInferenceJob) -> bool:
-    """Whether the object says all that there is to say of a run that is over, and is not ours to
-    hold.
-    """
-    meta = job.metadata
-    observed = job.status.get("observedGeneration")
-    shown = is_final(job.status) and observed == meta.generation
-    return shown and FINALIZER not in meta.finalizers
 
 
 def _may_be_behind(outcome: Outcome) -> bool:

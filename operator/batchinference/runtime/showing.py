@@ -76,6 +76,7 @@ class Showing:
                 timing=self._settings,
                 installation=self._installation,
                 steered_by=_name_of_other(steering, job),
+                paused=entry.paused,
             )
             if not self._is_shown_elsewhere(scene):
                 await self._write(entry, job, status_of(scene))

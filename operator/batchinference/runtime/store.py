@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from batchinference.core.begin import keys_of
+from batchinference.core.view import is_final
 from batchinference.errors import InvalidObject
 from batchinference.model.job import (
     KIND,
@@ -75,6 +76,16 @@ def ref_of(job: BatchInferenceJob) -> ObjectRef:
     """The object itself, and no other of its name."""
     meta = job.metadata
     return ObjectRef(KIND, meta.namespace, meta.name, meta.uid)
+
+
+def rests(job: BatchInferenceJob) -> bool:
+    """Whether the object says all that there is to say of a run that is over, and is not ours to
+    hold.
+    """
+    meta = job.metadata
+    observed = job.status.get("observedGeneration")
+    shown = is_final(job.status) and observed == meta.generation
+    return shown and FINALIZER not in meta.finalizers
 
 
 class Store:
@@ -207,6 +218,9 @@ class Store:
         before = self.providers.get(key)
         self.providers[key] = seen
         same = before is not None and _same_provider(before.provider, seen.provider)
+        was = before is not None and before.provider.metadata.is_paused
+        if was is not seen.provider.metadata.is_paused:
+            return {key, *self.dependents(key)}
         return set() if same else {key}
 
     # ---- what the reconciler asks

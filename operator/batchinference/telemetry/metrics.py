@@ -46,6 +46,7 @@ DECLARED = (
         "When the oldest job that is not finished was created.",
     ),
     Declared("counter", "jobs_finished_total", "Runs that ended.", ("provider", "ending")),
+    Declared("counter", "expired_jobs_total", "Objects deleted by `ttlSecondsAfterFinished`."),
     # submissions: money
     Declared("counter", "submissions_total", "Create calls.", ("provider", "outcome")),
     Declared(

@@ -10,7 +10,6 @@ from builders import job
 
 TOLD = [
     ({"operation": "Responses"}, "`spec.operation: Responses`", "a word"),
-    ({"activeDeadlineSeconds": 60}, "`spec.activeDeadlineSeconds: 60`", "a number"),
     (
         {"input": {"s3": {"uri": "s3://data/ml/in.csv"}}},
         "`spec.input.s3.uri: s3://data/ml/in.csv`",

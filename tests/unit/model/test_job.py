@@ -173,12 +173,12 @@ def test_the_billable_part_holds_the_billable_fields_without_defaults() -> None:
             ("spec.output.format",),
         ),
         ({"outputPolicy": "Replace"}, OPENAI, ()),
-        ({"activeDeadlineSeconds": 60}, OPENAI, ("spec.activeDeadlineSeconds",)),
         ({"budget": {"maxCost": "1"}}, OPENAI, ("spec.budget",)),
-        ({"ttlSecondsAfterFinished": 0}, OPENAI, ("spec.ttlSecondsAfterFinished",)),
         (
             {
                 "suspend": True,
+                "activeDeadlineSeconds": 60,
+                "ttlSecondsAfterFinished": 0,
                 "desiredState": "Cancelled",
                 "deletionPolicy": "Orphan",
                 "successPolicy": {"maxFailedPercent": 1},

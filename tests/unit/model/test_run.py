@@ -166,6 +166,7 @@ def full_run():
         earlier=Earlier(asking=False, expected=True, accepted=True, shown=("a",), strange=("b",)),
         adopted=True,
         submitted=True,
+        parked_s=60,
     )
 
 

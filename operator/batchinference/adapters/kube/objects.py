@@ -139,6 +139,25 @@ class KubeObjects:
             f"object changed {_FINALIZER_TRIES} times in between",
         )
 
+    async def delete_object(self, ref: ObjectRef, resource_version: str) -> bool:
+        """See `ports.Kube.delete_object`."""
+        body = {
+            "apiVersion": "v1",
+            "kind": "DeleteOptions",
+            "preconditions": {"uid": ref.uid, "resourceVersion": resource_version},
+            "propagationPolicy": "Background",
+        }
+        try:
+            path = resource(ref).path(ref.namespace, ref.name)
+            await self._client.call("DELETE", path, body=body)
+        except Refusal as refusal:
+            if refusal.is_missing(ref.name):
+                return False
+            if refusal.code == 409:
+                raise Superseded(f"{ref.kind} {ref.namespace}/{ref.name} changed") from None
+            raise refusal.fault() from refusal
+        return True
+
     async def secret(self, namespace: str, name: str) -> Mapping[str, str] | None:
         """See `ports.Kube.secret`. Values that are not UTF-8 are left out: ours are text."""
         found = await self._read(SECRETS, namespace, name)
