@@ -11,6 +11,7 @@ import pytest
 from batchinference.core.begin import key_of
 from batchinference.model.codec import encode
 from batchinference.model.job import parse_job
+from batchinference.model.run import RunPhase
 from batchinference.model.work import FaultKind, TaskFault, TaskKind
 from batchinference.ports import ObjectRef
 from batchinference.runtime import effects
@@ -190,6 +191,45 @@ def test_a_job_of_another_controller_is_left_alone_even_where_it_does_not_decode
         house.kube.create(foreign.build())
         await house.pass_time(60)
         assert house.status() == {"observedGeneration": -1}
+
+    play(scene)
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_running_job_that_another_controller_takes_is_left_to_it(restarted: bool) -> None:
+    """The API server refuses that; where its check is off, nothing of ours may stay on the object,
+    and what is paid for must come home all the same.
+    """
+
+    async def scene(house: House) -> None:
+        life = await house.operator()
+        body = house.give(job())
+        await house.until(lambda: house.state() == "Running")
+        if restarted:
+            await house.die(life)
+        house.kube.edit_spec(ref(), managedBy="kueue.example/multi")
+        if restarted:
+            await house.operator()
+        await house.until(lambda: finalizers(house) == [])
+        shown = house.status()
+        await house.until(lambda: house.phase(house.run(body).key) is RunPhase.ENDED)
+        assert cancels(house) == 0
+        assert house.status() == shown, "hands off"
+        assert house.workers.results("s3://data/ml/out/triage/")
+        assert await held_for(house) < 1
+
+    play(scene)
+
+
+def test_a_job_that_another_controller_took_is_cancelled_when_it_goes() -> None:
+    async def scene(house: House) -> None:
+        await house.operator()
+        house.give(job())
+        await house.until(lambda: house.state() == "Running")
+        house.kube.edit_spec(ref(), managedBy="kueue.example/multi")
+        await house.until(lambda: finalizers(house) == [])
+        assert await held_for(house) < 1
+        await house.until(lambda: cancels(house) == 1, 130)
 
     play(scene)
 

@@ -45,11 +45,13 @@ class Stray:
         keys: the run that its spec asks for, by the newest version of keys and by earlier ones;
             empty where the spec does not decode.
         flaw: what does not decode; the spec of `job` says nothing then. "" when all does.
+        is_foreign: another controller acts on it, and it has our finalizer; its spec was not read.
     """
 
     job: BatchInferenceJob
     keys: tuple[str, ...]
     flaw: str
+    is_foreign: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +123,7 @@ class Store:
             return set()  # the answer to one of our writes that the watch has overtaken
         status = body.get("status") or {}
         if _is_managed_elsewhere(body):
-            return self._forget(uid) if uid in self._jobs or uid in self._strays else set()
+            return self._hand_over(BatchInferenceJob(meta, _NO_SPEC, status))
         try:
             job, flaw = BatchInferenceJob(meta, parse_spec(body.get("spec", {})), status), ""
         except InvalidObject as error:
@@ -187,21 +189,40 @@ class Store:
             self._keys[uid] = known
             self._uids.setdefault(known, set()).add(uid)
 
+    def _hand_over(self, job: BatchInferenceJob) -> set[str]:
+        """Another controller acts on the object. That is no deletion: what a run of ours has at the
+        provider goes on without it. Only our finalizer would still hold it.
+        """
+        uid = job.metadata.uid
+        key = self._take_out(uid)
+        found = set() if key is None else {key}
+        if FINALIZER in job.metadata.finalizers:
+            self._strays[uid] = Stray(job, (), "", is_foreign=True)
+            self._listed[uid] = self._listing
+            found.add(STRAY + uid)
+        return found
+
     def _forget(self, uid: str) -> set[str]:
+        key = self._take_out(uid)
+        if key is None:
+            return set()
+        self._deleted.add(uid)
+        self._gone.setdefault(key, set()).add(uid)
+        return {key}
+
+    def _take_out(self, uid: str) -> str | None:
+        """Know nothing more of the object; returns the run that it was of."""
         self._strays.pop(uid, None)
         self._changed_spec.discard(uid)
         self._flaws.pop(uid, None)
         self._jobs.pop(uid, None)
         self._listed.pop(uid, None)
         key = self._keys.pop(uid, None)
-        if key is None:
-            return set()
-        self._deleted.add(uid)
-        self._gone.setdefault(key, set()).add(uid)
-        self._uids[key].discard(uid)
-        if not self._uids[key]:
-            del self._uids[key]
-        return {key}
+        if key is not None:
+            self._uids[key].discard(uid)
+            if not self._uids[key]:
+                del self._uids[key]
+        return key
 
     def _observe_provider(self, kind: str, event: str | None, body: Mapping[str, Any]) -> set[str]:
         meta = body.get("metadata", {})

@@ -73,6 +73,9 @@ class Strays:
 
     async def _look(self, stray: Stray) -> None:
         meta = stray.job.metadata
+        if stray.is_foreign:
+            await self.let_go(stray.job)
+            return
         try:
             run = await self._run_of(stray)
         except NewerSchema as newer:
