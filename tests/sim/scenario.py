@@ -123,6 +123,7 @@ def draw(seed: int, grim: float | None = None) -> Scenario:
         orphan_worker_share=rnd.choice([0.0, 0.3]),
     )
     scenario = _with_more(scenario, random.Random(f"more of {seed}"), grim)
+    scenario = _with_lifecycle(scenario, random.Random(f"lifecycle of {seed}"), grim)
     return _with_lost_journals(scenario, random.Random(f"lost journals of {seed}"), grim)
 
 
@@ -171,6 +172,32 @@ def _showing_in_time(plan: ProviderPlan) -> ProviderPlan:
     """Who has no journal can only ask; what listings hide for too long is paid for twice then."""
     lag = min(plan.habits.list_lag_s, SETTLE_S * 0.45)
     return replace(plan, habits=replace(plan.habits, list_lag_s=lag))
+
+
+def _with_lifecycle(scenario: Scenario, rnd: random.Random, grim: float) -> Scenario:
+    """Deadlines, times to live, pauses, and people who decide; drawn apart likewise."""
+    jobs, actions = [], list(scenario.actions)
+    for job in scenario.jobs:
+        spec = dict(job.spec)
+        if rnd.random() < 0.15:
+            spec["activeDeadlineSeconds"] = rnd.choice([20, 200, 2000])
+        if rnd.random() < 0.1:
+            spec["ttlSecondsAfterFinished"] = rnd.choice([0, 100])
+        if rnd.random() < 0.1:
+            at = job.at + rnd.random() * 300
+            actions.append(Action(at, "pause", job.name))
+            actions.append(Action(at + rnd.random() * 300, "unpause", job.name))
+        if rnd.random() < 0.1:
+            actions.append(Action(job.at + rnd.random() * 600, "deadline", job.name))
+        jobs.append(replace(job, spec=spec))
+    if rnd.random() < 0.1:
+        at = rnd.random() * 600
+        actions.append(Action(at, "pause providers"))
+        actions.append(Action(at + rnd.random() * 300, "unpause providers"))
+    if rnd.random() < grim:
+        actions += [Action(at, "decide") for at in (300.0, 600.0, 900.0)]
+    ordered = tuple(sorted(actions, key=lambda a: a.at))
+    return replace(scenario, jobs=tuple(jobs), actions=ordered)
 
 
 def _pause(rnd: random.Random) -> float:

@@ -14,10 +14,13 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from batchinference.core.decisions import GIVE_UP, RESUBMIT, named
 from batchinference.errors import Fault
+from batchinference.model.metadata import PAUSED
 from batchinference.model.run import Run, RunPhase
 from batchinference.ports import ObjectRef
 from batchinference.runtime import listing
@@ -331,6 +334,14 @@ class Stage:
                     self.kube.edit_spec(ref, suspend=False)
             case "resume" if there:
                 self.kube.edit_spec(ref, suspend=False)
+            case "pause" | "unpause" if there:
+                self.kube.annotate(ref, **{PAUSED: str(action.do == "pause").lower()})
+            case "pause providers" | "unpause providers":
+                self._pause_providers(paused=action.do == "pause providers")
+            case "deadline" if there:
+                self.kube.edit_spec(ref, activeDeadlineSeconds=1 + int(self.clock.elapsed()))
+            case "decide":
+                self._decide()
             case "strip":
                 self.kube.strip_finalizers(ref)
             case "outage" | "outage over":
@@ -361,6 +372,34 @@ class Stage:
                 self._more.set()
             case "first operator dies" if len(self._lives) > 1:
                 self._lives[0].process.kill()
+
+    def _pause_providers(self, *, paused: bool) -> None:
+        for body in [b for b in self.kube.objects.values() if b["kind"] == "InferenceProvider"]:
+            name = body["metadata"]["name"]
+            held = ObjectRef("InferenceProvider", "ml", name)
+            self.kube.annotate(held, **{PAUSED: str(paused).lower()})
+
+    def _decide(self) -> None:
+        """Somebody who has looked at the provider decides what nobody else can know: only of what
+        was not accepted, and can't be any more.
+        """
+        settled = self.clock.now() - timedelta(seconds=4 * SETTLE_S)
+        for run in self.journals.runs():
+            accepted = self._server_of(run).accepted()
+            for shard in run.shards:
+                last = shard.last
+                if not shard.state.is_open or last is None or last.claimed_at > settled:
+                    continue
+                if accepted.get((run.tag, shard.index, last.ordinal)):
+                    continue
+                name = self.world.random.choice([RESUBMIT, GIVE_UP])
+                decision = {name: named(run, shard.index, last.ordinal)}
+                owner = ObjectRef(JOB, run.owner.namespace, run.owner.name)
+                self.world.trace(f"DECIDES {decision}")
+                if self.kube.find(JOB, owner.namespace, owner.name) is not None:
+                    self.kube.annotate(owner, **decision)
+                else:
+                    self.journals.annotate(run.key, **decision)
 
     def _change_providers(self, *, changed: bool) -> None:
         """Point the provider objects elsewhere, and back."""
@@ -416,6 +455,10 @@ class Stage:
         for server in self.servers.values():
             server.outage = server.locked_out = server.lists_partly = False
         self._give_secrets()
+        self._pause_providers(paused=False)
+        for body in self.kube.jobs():
+            if PAUSED in body["metadata"].get("annotations", {}):
+                self.kube.annotate(ObjectRef(JOB, "ml", body["metadata"]["name"]), **{PAUSED: ""})
         self._change_providers(changed=False)
         self.kube.mend_watches()
 
