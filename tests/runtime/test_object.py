@@ -298,6 +298,26 @@ def test_a_journal_that_is_put_right_goes_on(seen: str) -> None:
 # ---------------------------------------------------------------- a status from elsewhere
 
 
+@pytest.mark.parametrize("end", ["Running", "Succeeded"])
+def test_a_status_that_is_taken_away_is_shown_again(end: str) -> None:
+    async def scene(house: House) -> None:
+        await house.operator()
+        house.give(job())
+        await house.until(lambda: house.state() == end)
+        await house.until(lambda: (FINALIZER in finalizers(house)) == (end == "Running"))
+        before = house.status()
+        nothing: dict[str, Any] = {**dict.fromkeys(before), "observedGeneration": -1}
+        await house.kube.patch_status(ref(), nothing, "")
+        await house.until(lambda: house.state() != "", 30)
+        after = house.status()
+        kept = ("runKey", "startTime", "requestCounts", "outputs")
+        assert {k: after.get(k) for k in kept} == {k: before.get(k) for k in kept}
+        if end == "Succeeded":
+            assert after["completionTime"] == before["completionTime"]
+
+    play(scene)
+
+
 async def begin(house: House, name: str = "victim") -> str:
     """A job that runs; its run key."""
     body = house.give(job(name))

@@ -170,7 +170,9 @@ class Store:
         self._keys[uid] = key
         self._jobs[uid] = job
         self._uids.setdefault(key, set()).add(uid)
-        return {key} if before is None or _trigger(before) != _trigger(job) else set()
+        if before is None or _trigger(before) != _trigger(job) or _is_stripped(before, job):
+            return {key}
+        return set()
 
     def settle(self, uid: str, key: str, spec: JobSpec) -> set[str]:
         """The stray turned out to be of that run, whose journal has that spec; returns the queue
@@ -338,6 +340,14 @@ def _trigger(job: BatchInferenceJob) -> tuple[object, ...]:
     meta = job.metadata
     told = {name: text for name, text in meta.annotations.items() if name.startswith(_OURS)}
     return meta.generation, meta.deletion_time, FINALIZER in meta.finalizers, told
+
+
+def _is_stripped(before: BatchInferenceJob, job: BatchInferenceJob) -> bool:
+    """Whether somebody took the status away. Of a run that is over nothing else would bring it
+    back; other changes are left to the next pass, or two operators would go on correcting each
+    other.
+    """
+    return bool(before.status.get("runKey")) and not job.status.get("runKey")
 
 
 def _same_provider(old: InferenceProvider, new: InferenceProvider) -> bool:
