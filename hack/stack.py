@@ -60,7 +60,7 @@ class NotInTime(AssertionError):
     """Something that was waited for did not happen."""
 
 
-def wait_for(what: str, look: Callable[[], T | None], timeout_s: float = 60.0) -> T:
+def wait_for(what: str, look: Callable[[], T | None], timeout_s: float = 120.0) -> T:
     """Look until there is something true to see.
 
     Raises:
@@ -144,7 +144,7 @@ class Stack:
         ]
         process = Program("sandbox", command, folder)
         process.start()
-        wait_for("the sandbox", lambda: ready.exists() or not process.running, 60)
+        wait_for("the sandbox", lambda: ready.exists() or not process.running, 180)
         if not process.running:
             raise process.failure("did not start")
         told: dict[str, Any] = json.loads(ready.read_text())
@@ -211,7 +211,7 @@ class Stack:
 
     def wait_until_healthy(self, operator: Operator) -> None:
         """Wait for its health check."""
-        wait_for(operator.name, lambda: operator.is_healthy() or not operator.running)
+        wait_for(operator.name, lambda: operator.is_healthy() or not operator.running, 180)
         if not operator.running:
             raise operator.failure("did not start")
 

@@ -110,7 +110,7 @@ class Team:
         listed = self.status(name).get("conditions", [])
         return next((c for c in listed if c["type"] == kind), {})
 
-    def wait_condition(self, name: str, kind: str, timeout_s: float = 60) -> dict[str, Any]:
+    def wait_condition(self, name: str, kind: str, timeout_s: float = 120) -> dict[str, Any]:
         """Wait until the condition is True; it."""
 
         def look() -> dict[str, Any] | None:
@@ -122,7 +122,7 @@ class Team:
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self.explain(name)}") from error
 
-    def wait_state(self, name: str, state: str, timeout_s: float = 60) -> None:
+    def wait_state(self, name: str, state: str, timeout_s: float = 120) -> None:
         """Wait until `status.state` is that."""
         try:
             wait_for(
@@ -138,7 +138,7 @@ class Team:
 
     def delete_jobs(self) -> None:
         """Delete all jobs of the namespace and wait until they are gone."""
-        self.kubectl("delete", "batchinferencejobs", "--all", "--timeout=60s")
+        self.kubectl("delete", "batchinferencejobs", "--all", "--timeout=120s")
 
     # ---------------------------------------------------------------- the provider's side
 
