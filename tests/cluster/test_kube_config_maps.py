@@ -6,6 +6,7 @@ import asyncio
 import json
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 from unittest.mock import Mock
 
@@ -426,6 +427,24 @@ class TestPlace:
         assert config_maps.get(namespace, "answers-1") is not None
         assert theirs.claim(THEIRS) is None
         assert config_maps.get(namespace, "answers-1") is None
+
+    def test_a_run_that_is_handed_over_keeps_the_tag_that_the_claim_names(
+        self, place: ConfigMapPlace, config_maps: ConfigMaps, uri: str
+    ) -> None:
+        elsewhere = replace(OURS, installation="cluster-2", run_tag="their-tag")
+        place.claim(elsewhere)
+        here = ConfigMapPlace(config_maps, uri, OURS, "ml/triage")
+        holder = here.claim(OURS)
+        assert holder is not None
+        assert here.taken_by(OURS) == "cluster-2"
+        assert here.replace(replace(OURS, run_tag="their-tag"), holder)
+        assert here.holds(OURS)
+        assert here.taken_by(OURS) == ""
+        assert here.taken_by(THEIRS) == ""
+        found = here.claim(OURS)
+        assert found is not None
+        assert found.run_tag == "their-tag"
+        assert here.claim(replace(OURS, run_tag="their-tag")) is None
 
     def test_results_that_may_still_be_gone_on_with_say_so(
         self, place: ConfigMapPlace, config_maps: ConfigMaps, uri: str

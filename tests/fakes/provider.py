@@ -389,7 +389,7 @@ class FakeFactory:
     """`ports.ProviderFactory` over servers by the endpoint that a provider's settings name.
 
     Attributes:
-        claim_holds: asked by `holds_claim`.
+        claim_holds, claim_taken: asked by `holds_claim` and `taken_by`.
     """
 
     def __init__(
@@ -402,6 +402,7 @@ class FakeFactory:
         self.servers = servers
         self.faults = faults or Faults()
         self.claim_holds: Callable[[Run, ResolvedProvider], bool] = lambda _run, _resolved: True
+        self.claim_taken: Callable[[Run, ResolvedProvider], str] = lambda _run, _resolved: ""
         self._world = world or World()
 
     def connect(self, resolved: ResolvedProvider) -> FakeProvider:
@@ -429,6 +430,9 @@ class FakeFactory:
 
     def holds_claim(self, run: Run, resolved: ResolvedProvider) -> bool:
         return self.claim_holds(run, resolved)
+
+    def taken_by(self, run: Run, resolved: ResolvedProvider) -> str:
+        return self.claim_taken(run, resolved)
 
 
 def flavour_of(settings: Mapping[str, Any]) -> Flavour:

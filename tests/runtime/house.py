@@ -119,6 +119,7 @@ class House:
         )
         self.workers = Workers(self.world, lambda _run: self.server, spool, 0.0)
         self.factory.claim_holds = self.workers.holds_claim
+        self.factory.claim_taken = self.workers.taken_by
         self.kube.secrets["ml", "openai"] = {"api-key": "secret"}
         self.kube.secrets["ml", "aws"] = {
             "AWS_ACCESS_KEY_ID": "id",
@@ -126,6 +127,7 @@ class House:
         }
         self.kube.create(provider)
         self.lives: list[Life] = []
+        self.ours = OURS
 
     def add_server(self, provider: Mapping[str, Any], account: str) -> ProviderServer:
         """A server of its own behind a provider object."""
@@ -138,7 +140,7 @@ class House:
 
     # ---- operators
 
-    async def operator(self, *, watching: bool = True, installation: str = OURS) -> Life:
+    async def operator(self, *, watching: bool = True, installation: str = "") -> Life:
         """Start an operator; without a watch it knows the journals alone. Another installation has
         journals of its own.
         """
@@ -151,7 +153,7 @@ class House:
         runner = FakeRunner(perform, self.world)
         metrics = Counts()
         made: list[Operator] = []
-        process.run(lambda: made.append(self._operator(runner, metrics, installation)))
+        process.run(lambda: made.append(self._operator(runner, metrics, installation or self.ours)))
         life = Life(process, made[0], runner, metrics, refused)
         self.lives.append(life)
         await process.spawn(life.operator.start())
@@ -160,7 +162,7 @@ class House:
         return life
 
     def _operator(self, runner: FakeRunner, metrics: Metrics, installation: str) -> Operator:
-        journals = self.journals if installation == OURS else FakeJournals(self.world)
+        journals = self.journals if installation == self.ours else FakeJournals(self.world)
         return Operator(
             kube=self.kube,
             journals=journals,

@@ -200,6 +200,7 @@ class Stage:
         self.workers = Workers(self.world, self._server_of, spool, scenario.worker_death_rate)
         self.factory = FakeFactory(self.servers, self.world, faults=self.faults)
         self.factory.claim_holds = self.workers.holds_claim
+        self.factory.claim_taken = self.workers.taken_by
         self.watcher = Watcher(self.world, self.kube, self.journals, self.servers)
         self._give_secrets()
         self._lives: list[Life] = []

@@ -104,6 +104,10 @@ class Workers:
         """See `ports.ProviderFactory.holds_claim`."""
         return PrefixPlace(self.store, run.output.uri).holds(claim_of(run))
 
+    def taken_by(self, run: Run, _resolved: ResolvedProvider) -> str:
+        """See `ports.ProviderFactory.taken_by`."""
+        return PrefixPlace(self.store, run.output.uri).taken_by(claim_of(run))
+
     # ---------------------------------------------------------------- what a person sees
 
     def put_input(self, uri: str, name: str, contents: list[str]) -> None:

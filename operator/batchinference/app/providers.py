@@ -14,7 +14,7 @@ from batchinference.app.metered import MeteredProvider
 from batchinference.model.batch import Limits
 from batchinference.model.provider import ProviderKind
 from batchinference.model.run import Run
-from batchinference.ports import BatchProvider, Metrics, ResolvedProvider
+from batchinference.ports import BatchProvider, Metrics, ResolvedProvider, ResultPlace
 from batchinference.tasks.admit import claim_of
 
 
@@ -64,7 +64,14 @@ class Providers:
 
     def holds_claim(self, run: Run, resolved: ResolvedProvider) -> bool:
         """See `ports.ProviderFactory.holds_claim`."""
+        return self._place(run, resolved).holds(claim_of(run))
+
+    def taken_by(self, run: Run, resolved: ResolvedProvider) -> str:
+        """See `ports.ProviderFactory.taken_by`."""
+        return self._place(run, resolved).taken_by(claim_of(run))
+
+    def _place(self, run: Run, resolved: ResolvedProvider) -> ResultPlace:
         connections = self._cache.of(
             run, resolved.pin_settings, resolved.secrets, self._worker_connections
         )
-        return connections.place(run).holds(claim_of(run))
+        return connections.place(run)

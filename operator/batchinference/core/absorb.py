@@ -43,7 +43,8 @@ from batchinference.core.rebuild import searched
 from batchinference.core.receipt import receipt
 from batchinference.core.setting import Setting
 from batchinference.core.transitions import RunInput, ShardInput, step_run, step_shard
-from batchinference.model.run import CancelWhy, Earlier, Ending, Run, RunPhase, ShardState
+from batchinference.model.earlier import Earlier
+from batchinference.model.run import CancelWhy, Ending, Run, RunPhase, ShardState
 from batchinference.model.staging import InputSnapshot, Staged
 from batchinference.model.status import Reason
 from batchinference.model.work import (
@@ -192,6 +193,7 @@ def _admitted(
         taken = may_take_over(run, holder, setting.spec.output_policy)
         if taken and holder != notes.taking:
             return run, replace(notes, taking=holder)  # looked at again, and taken over then
+        notes = replace(notes, taking=holder)
         reason, text = whose(run, holder)
         # What could not be taken over although it may be is changing hands at this moment.
         fault = TaskFault(FaultKind.RETRY if taken else FaultKind.STALLED, reason, text)
@@ -201,7 +203,8 @@ def _admitted(
     claimed = replace(run.output, claimed=True)
     stepped = replace(stepped, input=result.snapshot, output=claimed)
     if result.claimed_before:
-        stepped = replace(stepped, earlier=replace(run.earlier or Earlier(), expected=True))
+        earlier = replace(run.earlier or Earlier(), expected=True)
+        stepped = replace(stepped, tag=result.tag or run.tag, earlier=earlier)
     return stepped, notes
 
 

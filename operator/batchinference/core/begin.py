@@ -16,9 +16,10 @@ from batchinference.core.view import conditions_in, is_final, shows_submission
 from batchinference.errors import Stalled
 from batchinference.model.batch import Limits
 from batchinference.model.codec import encode
+from batchinference.model.earlier import Earlier
 from batchinference.model.job import BatchInferenceJob, JobSpec
 from batchinference.model.provider import ProviderSpec
-from batchinference.model.run import Earlier, Owner, Place, ProviderPin, Run, RunPhase
+from batchinference.model.run import Owner, Place, ProviderPin, Run, RunPhase
 from batchinference.model.status import ConditionType, Reason
 
 _CONFIG_MAP = "configmap://"

@@ -26,6 +26,7 @@ from batchinference.model.run import (
     SubmissionState,
 )
 from batchinference.model.status import Reason
+from batchinference.model.work import Holder
 
 if TYPE_CHECKING:
     from batchinference.core.draft import Draft
@@ -36,7 +37,10 @@ RESUBMIT = f"{GROUP}/resubmit"
 GIVE_UP = f"{GROUP}/give-up"
 """It was accepted, or nobody can tell: its records are never sent again."""
 
-ANNOTATIONS = (RESUBMIT, GIVE_UP)
+TAKE_OVER = f"{GROUP}/take-over"
+"""The installation that has the run gives it up: it goes on here."""
+
+ANNOTATIONS = (RESUBMIT, GIVE_UP, TAKE_OVER)
 
 Answer = Callable[[Run, datetime], Run]
 """What follows from an answer that is given at a time."""
@@ -150,6 +154,22 @@ def ask_of_batch(draft: Draft, shard: Shard, live: Submission) -> str:
     )
 
 
+def ask_of_holder(draft: Draft, holder: Holder) -> str:
+    """Ask whether this very run is handed over by the installation that has it; returns what to do,
+    for the reader.
+    """
+    about = holder.installation
+
+    def taken(run: Run, _now: datetime) -> Run:
+        return replace(run, taken_from=about)
+
+    draft.questions.append(Question(about, f"the run of installation {about}", {TAKE_OVER: taken}))
+    return (
+        "If that one is gone for good, or leaves the run to this one: "
+        f"`{command(draft, TAKE_OVER, about)}`. What it has at the provider is followed here then"
+    )
+
+
 def not_accepted(shard: Shard, now: datetime) -> Shard:
     """Somebody said for certain that the newest submission was not accepted: its input is deleted,
     in case that is wrong, and it is given up without another look.
@@ -196,6 +216,8 @@ def answer(draft: Draft) -> None:
 
 def _is_settled(run: Run, about: str) -> bool:
     """Whether that was decided already: the annotation has done its work."""
+    if about and about == run.taken_from:
+        return True
     return any(
         made.settled is not None and about in {named(run, shard.index, made.ordinal), made.batch_id}
         for shard in run.shards

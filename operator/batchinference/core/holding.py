@@ -12,14 +12,16 @@ from batchinference.model.work import Holder
 
 
 def may_take_over(run: Run, holder: Holder, policy: OutputPolicy) -> bool:
-    """Whether `outputPolicy` covers this holder: a finished run, not this one, of the same
-    namespace and installation. Whether that run may still go on is another question.
+    """Whether the place may be taken from that holder: from this very run of an installation that
+    gives it up, or, by `outputPolicy`, from a finished run of the same namespace and installation.
+    Whether that one may still go on is another question.
     """
+    if holder.run_key == run.key:
+        return bool(run.taken_from) and holder.installation == run.taken_from
     namespace = holder.description.partition("/")[0]
     return (
         policy is OutputPolicy.REPLACE
         and holder.finished
-        and holder.run_key != run.key
         and holder.installation == run.installation
         and namespace == run.owner.namespace
     )
@@ -65,4 +67,13 @@ def still_going(run: Run, holder: Holder) -> str:
         f"({holder.description}, run {holder.run_key[:12]}) has left results there and is not over "
         "for good: it was cancelled by deletion, and goes on if its job is created again within "
         "the time for that. Wait for that to pass, or create this job with another `spec.output`"
+    )
+
+
+def handed_over(run: Run, installation: str) -> str:
+    """That another installation has this very run by now."""
+    return (
+        f"The output place '{run.output.uri}' holds the claim of this very run by installation "
+        f"'{installation}': it was handed over. It is submitted, cancelled and finished there, and "
+        "nothing of it is done here any more. This job may be deleted"
     )

@@ -59,7 +59,7 @@ class Notes:
         looks: absences, since the submission came into its present state.
         views: live batches as last seen, by batch id.
         told: late batches of which an Event was recorded.
-        taking: the finished run whose output place `outputPolicy` lets this one take over.
+        taking: whose the output place is, as last seen, should it be taken over.
     """
 
     inflight: frozenset[str] = frozenset()

@@ -21,8 +21,8 @@ from batchinference.core.setting import Setting
 from batchinference.core.timing import Timing
 from batchinference.core.transitions import ShardInput, step_shard
 from batchinference.model.batch import BatchView
+from batchinference.model.earlier import Earlier
 from batchinference.model.run import (
-    Earlier,
     Run,
     RunPhase,
     Shard,

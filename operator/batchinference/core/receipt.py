@@ -13,7 +13,8 @@ from dataclasses import replace
 from typing import Any
 
 from batchinference.model.codec import encode
-from batchinference.model.run import Earlier, Place, Results, Run, Verdict
+from batchinference.model.earlier import Earlier
+from batchinference.model.run import Place, Results, Run, Verdict
 
 LIMIT = 2048
 """Bytes of JSON that a receipt may take."""

@@ -14,6 +14,7 @@ from enum import StrEnum
 from typing import Any
 
 from batchinference.model.batch import Limits
+from batchinference.model.earlier import Earlier
 from batchinference.model.staging import Cursor, InputSnapshot, Staged
 
 # A journal's content is asked of this module, whatever it is made of.
@@ -295,25 +296,6 @@ class Results:
 
 
 @dataclass(frozen=True, slots=True)
-class Earlier:
-    """What is known of a life of this run whose journal may be lost (protocol 2.6).
-
-    Attributes:
-        asking: the provider is still to be asked; nothing is submitted before it has answered.
-        expected: there was one: a claim of the output place, a status or a batch says so.
-        accepted, shown: the object's status shows that something was accepted, and these batches.
-        strange: batches that carry the run's tag and do not match what was staged, once the
-            provider has answered.
-    """
-
-    asking: bool = True
-    expected: bool = False
-    accepted: bool = False
-    shown: tuple[str, ...] = ()
-    strange: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
 class Run:
     """The journal of one run.
 
@@ -322,6 +304,7 @@ class Run:
         ordinal_floor: ordinals of an earlier life of this key; new ones start above it.
         ordinal_found: the same for ordinals that the provider showed when the journal was rebuilt,
             of submissions that may be among the shards'.
+        taken_from: the installation of which somebody said that it gives this very run up.
         earlier: None where there is no life to look for, or no more.
         adopted: an object came back and found it.
         submitted: of a receipt, whose shards are gone: something was accepted.
@@ -354,6 +337,7 @@ class Run:
     completion_time: datetime | None = None
     ordinal_floor: int = 0
     ordinal_found: int = 0
+    taken_from: str = ""
     earlier: Earlier | None = None
     adopted: bool = False
     submitted: bool = False

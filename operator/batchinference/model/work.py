@@ -115,13 +115,15 @@ class Admitted:
     """The input's first look; `holder` is None where the output place is ours now, and `earlier`
     is set where the holder is this very run and has finished.
 
-    `claimed_before`: it was ours already, by a claim that was made with another journal.
+    `claimed_before`: it was ours already, by a claim that was made with another journal, or it
+    was handed over; `tag` is the run tag that this claim names.
     """
 
     snapshot: InputSnapshot
     holder: Holder | None = None
     earlier: EarlierEnd | None = None
     claimed_before: bool = False
+    tag: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -343,6 +343,9 @@ class ProviderFactory(Protocol):
     def default_limits(self, settings: Mapping[str, Any], model: str, operation: str) -> Limits:
         """The provider's published limits with the overrides of its `limits` applied."""
 
+    def taken_by(self, run: Run, resolved: ResolvedProvider) -> str:
+        """See `ResultPlace.taken_by`. Blocking: call it in a thread."""
+
     def holds_claim(self, run: Run, resolved: ResolvedProvider) -> bool:
         """Whether the output claim is still ours. Blocking: call it in a thread."""
 

@@ -102,6 +102,9 @@ class ResultPlace(Protocol):
     def holds(self, claim: Claim) -> bool:
         """Whether the claim is still ours."""
 
+    def taken_by(self, claim: Claim) -> str:
+        """The other installation that has this very run now; "" where none has."""
+
     def release(self, claim: Claim) -> None:
         """Remove the claim if it is ours and no manifest stands."""
 

@@ -94,12 +94,21 @@ class Clients:
         """See `ProviderFactory.holds_claim`. In threads of this connection alone: a store that
         answers ever so slowly is above the time-outs of sockets, and must hold up no other.
         """
+        return await asyncio.get_running_loop().run_in_executor(
+            self._claim_threads(connected), self._factory.holds_claim, run, connected.resolved
+        )
+
+    async def taken_by(self, run: Run, connected: Connected) -> str:
+        """See `ProviderFactory.taken_by`; in threads as above."""
+        return await asyncio.get_running_loop().run_in_executor(
+            self._claim_threads(connected), self._factory.taken_by, run, connected.resolved
+        )
+
+    def _claim_threads(self, connected: Connected) -> ThreadPoolExecutor:
         threads = self._threads.get(connected.key)
         if threads is None:
             threads = self._threads[connected.key] = ThreadPoolExecutor(_CLAIM_THREADS, "claims")
-        return await asyncio.get_running_loop().run_in_executor(
-            threads, self._factory.holds_claim, run, connected.resolved
-        )
+        return threads
 
     async def close(self) -> None:
         """Release all connections."""

@@ -26,7 +26,7 @@ from batchinference.core.effects import (
     StopTasks,
     Submit,
 )
-from batchinference.core.holding import has_ended, still_going
+from batchinference.core.holding import handed_over, has_ended, still_going
 from batchinference.core.outcomes import (
     CancelAnswered,
     EffectFailed,
@@ -179,7 +179,7 @@ class Effects:
             not_sent = NotSent(fault.reason, fault.message)
             return SubmitAnswered(effect.shard, effect.ordinal, not_sent)
         if isinstance(effect, StartTask):
-            if effect.replaces is not None and not await self._has_ended(effect.replaces):
+            if effect.replaces is not None and not await self._may_take(run, effect.replaces):
                 text = still_going(run, effect.replaces)
                 held = TaskFault(FaultKind.STALLED, Reason.OUTPUT_CONFLICT, text)
                 return TaskDone(effect.kind, effect.shard, effect.ordinal, held)
@@ -190,6 +190,7 @@ class Effects:
             return await self._look_up(run, effect, connected)
         if isinstance(effect, Search):
             return await self._search(run, connected)
+        await self._demand_run(run, effect, connected)
         async with asyncio.timeout(self._settings.call_timeout_s):
             if isinstance(effect, DeleteInput):
                 await connected.client.delete_input(effect.input_ref)
@@ -198,6 +199,32 @@ class Effects:
             cancelled = await connected.client.cancel(effect.batch_id)
         self._accounts.poll_now(run.provider.account)
         return CancelAnswered(effect.shard, effect.batch_id, cancelled)
+
+    async def _taken_by(self, run: Run, connected: Connected) -> str:
+        try:
+            async with asyncio.timeout(self._settings.call_timeout_s):
+                return await self._clients.taken_by(run, connected)
+        except (Fault, TimeoutError):
+            return ""  # what is not held is not submitted, whoever has it
+
+    async def _demand_run(self, run: Run, effect: Effect, connected: Connected) -> None:
+        """Cancel and delete nothing of a run that another installation has by now (protocol 3.3).
+
+        A place that can't be read keeps no batch from being cancelled: it costs money.
+
+        Raises:
+            Stalled: HeldElsewhere.
+            Retry: the place can't be read, and something is to be deleted.
+        """
+        try:
+            async with asyncio.timeout(self._settings.call_timeout_s):
+                taken_by = await self._clients.taken_by(run, connected)
+        except (Fault, TimeoutError):
+            if isinstance(effect, CancelBatch):
+                return
+            raise
+        if taken_by:
+            raise Stalled(Reason.HELD_ELSEWHERE, handed_over(run, taken_by))
 
     # ---------------------------------------------------------------- the object
 
@@ -219,8 +246,10 @@ class Effects:
 
     # ---------------------------------------------------------------- tasks
 
-    async def _has_ended(self, holder: Holder) -> bool:
-        """Whether the run that holds a place is over for good, by its journal."""
+    async def _may_take(self, run: Run, holder: Holder) -> bool:
+        """Whether the run that holds a place is this one, or over for good by its journal."""
+        if holder.run_key == run.key:
+            return True
         try:
             found = await self._journals.get(holder.run_key)
         except NewerSchema:
@@ -311,6 +340,9 @@ class Effects:
             self._clients.heard(fault.reason, pin.secrets_namespace, pin.settings)
             return NotSent(fault.reason, fault.message)
         if not held:
+            taken_by = await self._taken_by(run, connected)
+            if taken_by:
+                return NotSent(Reason.HELD_ELSEWHERE, handed_over(run, taken_by))
             text = (
                 f"The output place '{run.output.uri}' does not hold this run's claim any more: "
                 "somebody has removed or replaced it. Nothing more is submitted; bring it back, or "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from batchinference.model.codec import encode_time
 from batchinference.model.run import Run
 from batchinference.model.work import Admitted, Holder
@@ -14,7 +16,8 @@ from batchinference.tasks.workbench import Workbench
 def admit(run: Run, bench: Workbench, replaces: Holder | None = None) -> Admitted:
     """Look, then claim: an input that isn't there claims nothing.
 
-    `replaces` is the ended run whose place is taken over, if it still is the holder.
+    `replaces` is whose place is taken over, if it still is the holder: an ended run, or this very
+    run of an installation that gives it up.
 
     Raises:
         Stalled: `InputNotFound` and what else a person must mend.
@@ -27,14 +30,23 @@ def admit(run: Run, bench: Workbench, replaces: Holder | None = None) -> Admitte
         holder is not None
         and holder == replaces
         and isinstance(place, Replaceable)
-        and place.replace(own, holder)
+        and place.replace(_in_place_of(own, holder), holder)
     ):
-        holder = None
+        handed_over = holder.run_key == own.run_key
+        tag = holder.run_tag if handed_over else ""
+        return Admitted(found, claimed_before=handed_over, tag=tag)
     if holder is None:
         return Admitted(found)
     if _is_unfinished_life(own, holder):
-        return Admitted(found, claimed_before=True)
+        return Admitted(found, claimed_before=True, tag=holder.run_tag)
     return Admitted(found, holder, earlier_end(run, place, holder))
+
+
+def _in_place_of(own: Claim, holder: Holder) -> Claim:
+    """The claim that takes the holder's place: what the provider has of this very run carries the
+    tag that the old claim names.
+    """
+    return replace(own, run_tag=holder.run_tag) if holder.run_key == own.run_key else own
 
 
 def _is_unfinished_life(own: Claim, holder: Holder) -> bool:

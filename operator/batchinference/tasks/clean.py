@@ -15,7 +15,11 @@ from batchinference.tasks.workbench import Workbench
 
 
 def clean(run: Run, bench: Workbench) -> Cleaned:
-    """After the manifest stands: the provider's files, then staging."""
+    """After the manifest stands: the provider's files, then staging. What another installation has
+    taken over, or had finished before, is not this one's to delete.
+    """
+    if bench.output.taken_by(claim_of(run)):
+        return Cleaned()
     bench.data.delete_files(run)
     bench.staging.delete_prefix(layout(run).prefix)
     _tidy(run, bench.output)
@@ -34,8 +38,11 @@ def _tidy(run: Run, place: ResultPlace) -> None:
 def release(run: Run, bench: Workbench) -> Cleaned:
     """Of a run that never submitted: the claim first, so that the place is free whatever fails
     afterwards; then staging; then uploads that were never used, of which the journal may know
-    nothing: a process that dies may have been a few steps ahead of it.
+    nothing: a process that dies may have been a few steps ahead of it. Nothing of what another
+    installation has taken over.
     """
+    if bench.output.taken_by(claim_of(run)):
+        return Cleaned()
     bench.output.release(claim_of(run))
     bench.staging.delete_prefix(layout(run).prefix)
     bench.data.delete_files(run)

@@ -94,7 +94,7 @@ class PrefixPlace:
         if _is_same(found, claim) and finished_key != claim.run_key:
             if found.replaces:
                 self._empty()  # a takeover was cut short
-            if found.since == claim.since:
+            if (found.since, found.run_tag) == (claim.since, claim.run_tag):
                 return None
         return Holder(
             found.run_key,
@@ -110,6 +110,12 @@ class PrefixPlace:
         found = self._claim()
         return found is not None and _is_same(found, claim)
 
+    def taken_by(self, claim: Claim) -> str:
+        """See `ports.ResultPlace.taken_by`."""
+        found = self._claim()
+        same = found is not None and found.run_key == claim.run_key
+        return found.installation if same and found and not _is_same(found, claim) else ""
+
     def release(self, claim: Claim) -> None:
         """See `ports.ResultPlace.release`."""
         finished = self._finished()
@@ -120,6 +126,8 @@ class PrefixPlace:
         """See `ports.Replaceable`. The claim changes hands first, and says that there is something
         left to remove.
         """
+        if holder.run_key == claim.run_key:
+            return self._hand_over(holder, claim)
         if not self._hand_over(holder, replace(claim, replaces=holder.run_key)):
             return False
         self._empty()

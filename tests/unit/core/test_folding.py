@@ -14,6 +14,7 @@ from batchinference.core.effects import (
     CancelBatch,
     DeleteInput,
     LookUp,
+    Search,
     SetFinalizer,
     StartTask,
     Submit,
@@ -31,6 +32,7 @@ from batchinference.core.outcomes import (
     LookedUp,
     NotSent,
     Outcome,
+    Searched,
     ShardStaged,
     SubmitAnswered,
     TaskDone,
@@ -170,6 +172,7 @@ def test_of_batches_seen_in_a_row_only_the_one_is_dropped(monkeypatch: pytest.Mo
 
 VIEW = BatchView("batch-9", BatchState.IN_PROGRESS)
 OF: list[tuple[Outcome, str]] = [
+    (Searched(()), Search().id),
     (TaskDone(TaskKind.UPLOAD, 2, 3, FAULT), StartTask(TaskKind.UPLOAD, 2, 3).id),
     (ShardStaged(CHECKPOINT), StartTask(TaskKind.STAGE).id),
     (SubmitAnswered(2, 3, NotSent("R", "not sent")), Submit(2, 3, {}).id),

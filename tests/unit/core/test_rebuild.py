@@ -21,11 +21,11 @@ from batchinference.core.receipt import receipt
 from batchinference.core.view import Scene, conditions_in, status_of
 from batchinference.model.batch import BatchFailure, BatchState, BatchView, SubmissionID
 from batchinference.model.codec import encode
+from batchinference.model.earlier import Earlier
 from batchinference.model.provider import parse_provider
 from batchinference.model.run import (
     Cancel,
     CancelWhy,
-    Earlier,
     Run,
     RunPhase,
     ShardState,
@@ -41,6 +41,7 @@ from unit.core.given import (
     after,
     decided,
     fold_all,
+    in_state,
     observed,
     run_with,
     seen,
@@ -297,9 +298,10 @@ def test_a_run_with_strange_batches_does_not_finish_without_them() -> None:
     run = staged(1, earlier=earlier)
     done = run.with_shard(replace(run.shards[0], state=S.DROPPED))
     assert decide_once(done, Notes()).run.phase is RunPhase.RUNNING
-    cancelled = replace(done, cancel=Cancel(CancelWhy.DELETED, NOW))
-    decision = decide_once(cancelled, Notes(), deleting=True)
+    live = run_with(in_state(S.SUBMITTED), earlier=earlier, cancel=Cancel(CancelWhy.DESIRED, NOW))
+    decision = decide_once(live, Notes())
     assert decision.problem is None
+    assert CancelBatch(0, "batch-0-1") in decision.effects, "what is known is cancelled"
 
 
 def test_where_all_is_found_a_listing_without_an_end_will_do() -> None:

@@ -19,6 +19,7 @@ from batchinference.core.view import (
     Scene,
     conditions_in,
     is_final,
+    is_shown_elsewhere,
     shown_state,
     shows_submission,
     status_of,
@@ -631,3 +632,30 @@ def test_a_receipt_gives_a_new_object_all_but_the_single_submissions(run) -> Non
 
 def test_every_condition_type_is_shown() -> None:
     assert {str(kind) for kind in ConditionType} == DESCRIBED
+
+
+def test_one_of_several_objects_says_who_steers_its_run() -> None:
+    for run in (None, run_with(in_state(S.QUEUED)), run_with(in_state(S.SUBMITTED)), over(FAILED)):
+        alone, shared = status_of(scene(run)), status_of(replace(scene(run), steered_by="ml/first"))
+        reason, message = said(shared, "Submitted")
+        assert reason == Reason.SHARED_RUN
+        assert "ml/first" in message
+        assert message.endswith(said(alone, "Submitted")[1])
+        assert shows_submission(encode(shared)) == shows_submission(encode(alone))
+        assert shared.state == alone.state
+        assert said(shared, "Stalled") == said(alone, "Stalled")
+
+
+@pytest.mark.parametrize(
+    ("run", "shown_by", "elsewhere", "reason"),
+    [
+        (None, "", False, "nobody has shown it yet"),
+        (None, "ours", False, "this one has"),
+        (None, "theirs", True, "another one has"),
+        (run_with(in_state(S.QUEUED)), "theirs", False, "only who holds the place can submit"),
+        (over(SUCCEEDED), "theirs", True, "what is over holds nothing"),
+    ],
+)
+def test_who_shows_a_job(run, shown_by, elsewhere, reason) -> None:
+    found = seen(job().with_status({"installation": shown_by}))
+    assert is_shown_elsewhere(found, run, "ours") is elsewhere, reason

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from batchinference.errors import InvalidObject
 from batchinference.model.batch import BatchFailure, BatchState
 from batchinference.model.codec import decode, encode
+from batchinference.model.earlier import Earlier
 from batchinference.model.run import (
     Cancel,
     CancelWhy,
     Collected,
-    Earlier,
     Ending,
     Place,
     Results,
@@ -163,6 +163,7 @@ def full_run():
         completion_time=START,
         ordinal_floor=9,
         ordinal_found=3,
+        taken_from="installation-2",
         earlier=Earlier(asking=False, expected=True, accepted=True, shown=("a",), strange=("b",)),
         adopted=True,
         submitted=True,

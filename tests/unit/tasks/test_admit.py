@@ -379,3 +379,62 @@ def test_releasing_touches_no_claim_of_others_and_no_results(tmp_path: Path) -> 
         before = desk.store.under(OUTPUT)
         desk.perform(TaskKind.RELEASE)
         assert desk.store.under(OUTPUT) == before
+
+
+# ---------------------------------------------------------------- handing over
+
+ELSEWHERE = replace(OURS, installation="other", run_tag="their-tag")
+HELD_ELSEWHERE = Holder(OURS.run_key, "their-tag", "other", description="ml/triage")
+
+
+def test_a_run_that_is_handed_over_keeps_the_tag_that_the_claim_names(desk: Desk) -> None:
+    claimed_by(desk, ELSEWHERE)
+    desk.store.objects[f"{OUTPUT}results/part-00000.jsonl"] = b"theirs, not finished"
+    result = desk.perform(TaskKind.ADMIT, replaces=HELD_ELSEWHERE)
+    assert isinstance(result, Admitted), result
+    assert (result.holder, result.claimed_before, result.tag) == (None, True, "their-tag")
+    claim = json.loads(desk.store.objects[f"{OUTPUT}_run.json"])
+    assert (claim["installation"], claim["runTag"]) == (OURS.installation, "their-tag")
+    assert f"{OUTPUT}results/part-00000.jsonl" in desk.store.objects
+    again = admitted(desk)
+    assert (again.claimed_before, again.tag) == (True, "their-tag"), "should the answer be lost"
+    desk.run = replace(desk.run, tag="their-tag")
+    assert not admitted(desk).claimed_before
+
+
+def test_nothing_is_handed_over_that_changed_hands_meanwhile(desk: Desk) -> None:
+    claimed_by(desk, replace(ELSEWHERE, installation="third"))
+    result = desk.perform(TaskKind.ADMIT, replaces=HELD_ELSEWHERE)
+    assert isinstance(result, Admitted), result
+    assert result.holder == replace(HELD_ELSEWHERE, installation="third")
+
+
+@pytest.mark.parametrize(
+    ("claim", "taken_by"),
+    [
+        (None, ""),
+        (OURS, ""),
+        (ELSEWHERE, "other"),
+        (replace(ELSEWHERE, run_key="k2"), ""),
+    ],
+)
+def test_a_place_tells_who_has_this_very_run(
+    desk: Desk, claim: Claim | None, taken_by: str
+) -> None:
+    if claim is not None:
+        claimed_by(desk, claim)
+    assert PrefixPlace(desk.store, OUTPUT).taken_by(OURS) == taken_by
+
+
+@pytest.mark.parametrize("kind", [TaskKind.CLEAN, TaskKind.RELEASE])
+def test_what_another_installation_has_by_now_is_not_deleted(desk: Desk, kind: TaskKind) -> None:
+    admitted(desk)
+    desk.stage()
+    claimed = json.loads(desk.store.objects[f"{OUTPUT}_run.json"])
+    taken = json.dumps({**claimed, "installation": "other"}).encode()
+    desk.store.objects[f"{OUTPUT}_run.json"] = taken
+    staged, deleted = desk.staged(), list(desk.data.deleted)
+    assert desk.perform(kind) == Cleaned()
+    assert desk.staged() == staged
+    assert desk.data.deleted == deleted
+    assert desk.store.objects[f"{OUTPUT}_run.json"] == taken

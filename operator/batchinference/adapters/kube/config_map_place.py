@@ -97,13 +97,21 @@ class ConfigMapPlace:
                 if not _is_of(found, claim) or _has_manifest(found):
                     return self._holder(found)
                 self._finish_takeover(found)
-                return None if _since(found) == claim.since else self._holder(found)
+                return None if _is_by(found, claim) else self._holder(found)
         raise Retry(Reason.OBJECT_CHANGING, f"{self.uri} is created and deleted by others")
 
     def holds(self, claim: Claim) -> bool:
         """See `ports.ResultPlace.holds`."""
         found = self._first()
         return found is not None and _is_of(found, claim)
+
+    def taken_by(self, claim: Claim) -> str:
+        """See `ports.ResultPlace.taken_by`."""
+        first = self._first()
+        found = None if first is None else _decoded(first)
+        if found is None or found.run_key != claim.run_key:
+            return ""
+        return "" if found.installation == claim.installation else found.installation
 
     def release(self, claim: Claim) -> None:
         """See `ports.ResultPlace.release`."""
@@ -126,7 +134,8 @@ class ConfigMapPlace:
             found = self._first()
             if found is None or not _is_holder(found, holder):
                 return False
-            taken = self._manifest(0, _text(replace(claim, replaces=holder.run_key)))
+            theirs = holder.run_key if holder.run_key != claim.run_key else ""
+            taken = self._manifest(0, _text(replace(claim, replaces=theirs)))
             taken["metadata"]["resourceVersion"] = found["resourceVersion"]
             if self._config_maps.replace(self._where.namespace, taken) is not None:
                 self._finish_takeover(taken["metadata"])
@@ -391,9 +400,11 @@ def _is_of(metadata: Mapping[str, Any], claim: Claim) -> bool:
     return found is not None and (found.run_key, found.installation) == mine
 
 
-def _since(metadata: Mapping[str, Any]) -> str:
+def _is_by(metadata: Mapping[str, Any], claim: Claim) -> bool:
+    """Whether the claim was made with this very journal."""
     found = _decoded(metadata)
-    return found.since if found is not None else ""
+    made = (claim.since, claim.run_tag)
+    return found is not None and (found.since, found.run_tag) == made
 
 
 def _is_holder(metadata: Mapping[str, Any], holder: Holder) -> bool:

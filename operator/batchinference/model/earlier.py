@@ -1,0 +1,24 @@
+"""What is known of a life of a run whose journal may be lost; a part of the journal of the next."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Earlier:
+    """What is known of a life of this run whose journal may be lost (protocol 2.6).
+
+    Attributes:
+        asking: the provider is still to be asked; nothing is submitted before it has answered.
+        expected: there was one: a claim of the output place, a status or a batch says so.
+        accepted, shown: the object's status shows that something was accepted, and these batches.
+        strange: batches that carry the run's tag and do not match what was staged, once the
+            provider has answered.
+    """
+
+    asking: bool = True
+    expected: bool = False
+    accepted: bool = False
+    shown: tuple[str, ...] = ()
+    strange: tuple[str, ...] = ()
