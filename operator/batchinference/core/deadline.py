@@ -26,11 +26,15 @@ def deadline(run: Run, spec: JobSpec) -> datetime | None:
 def meet_deadline(draft: Draft) -> bool:
     """A step of `decide`: cancel what is not over in time.
 
-    Only by the word of an object that is there: the journal's spec may be older than an edit. A run
-    whose answers are all there is not failed for the time that it takes to write them.
+    Not while batches of a lost journal are looked for, or found and not matched: what they have was
+    paid for, and who ends the run without it must have looked. And only by the word of an object
+    that is there: the journal's spec may be older than an edit. A run whose answers are all there
+    is not failed for the time that it takes to write them.
     """
     run, job = draft.run, draft.observed.job
     if run.is_over or run.phase is RunPhase.FINISHING or run.cancel is not None or job is None:
+        return False
+    if run.may_have_more or (run.earlier is not None and run.earlier.strange):
         return False
     due = deadline(run, draft.spec)
     if due is None or job.metadata.is_paused:

@@ -13,6 +13,7 @@ from batchinference.model.run import (
     Cancel,
     CancelWhy,
     Collected,
+    Earlier,
     Ending,
     Results,
     RunPhase,
@@ -60,6 +61,16 @@ def test_before_that_it_wakes_by_itself() -> None:
         (run_with(in_state(S.SUBMITTED)), observed(LIMITED), "it has not begun"),
         (running(phase=RunPhase.FINISHING), observed(LIMITED), "all answers are there"),
         (running(), observed(LIMITED, gone=True, is_deleted=False), "no object is seen to say so"),
+        (
+            running(earlier=Earlier(asking=True, expected=True)),
+            observed(LIMITED),
+            "its batches are looked for",
+        ),
+        (
+            running(earlier=Earlier(asking=False, strange=("b",))),
+            observed(LIMITED),
+            "and not known",
+        ),
         (running(parked_s=60), observed(LIMITED), "it was parked for a minute"),
         (
             running(),
