@@ -214,6 +214,19 @@ def test_an_object_without_a_receipt_is_kept_since_it_alone_knows_of_the_run() -
     play(scene)
 
 
+def test_an_object_that_another_installation_shows_is_left_to_it() -> None:
+    async def scene(house: House) -> None:
+        life = await house.operator()
+        await finish(house)
+        await house.die(life)
+        await house.kube.patch_status(ref(), {"installation": "another"}, "")
+        await house.operator()
+        await house.pass_time(1500)
+        assert house.job() is not None
+
+    play(scene)
+
+
 def test_an_object_that_changes_in_the_last_moment_is_looked_at_again() -> None:
     async def scene(house: House) -> None:
         await house.operator()

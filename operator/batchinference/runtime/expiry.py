@@ -35,6 +35,7 @@ class Expiry:
         clock: Clock,
         settings: RuntimeSettings,
         metrics: Metrics,
+        installation: str,
     ) -> None:
         self._store = store
         self._journals = journals
@@ -44,6 +45,7 @@ class Expiry:
         self._clock = clock
         self._settings = settings
         self._metrics = metrics
+        self._installation = installation
         self._warned: set[str] = set()
 
     async def look(self, key: str) -> None:
@@ -52,6 +54,8 @@ class Expiry:
             meta = job.metadata
             if job.spec.ttl_seconds_after_finished is None or meta.is_being_deleted:
                 continue
+            if job.status.get("installation") not in {None, "", self._installation}:
+                continue  # whoever shows it has its receipt
             self._warn(job)
             due = expires_at(job) if rests(job) and not meta.is_paused else None
             if due is None:

@@ -166,7 +166,15 @@ class Operator:
             self._store, self._entries, kube, self._queue.add, clock, settings, metrics
         )
         self._expiry = Expiry(
-            self._store, journals, kube, recorder, self._queue, clock, settings, metrics
+            self._store,
+            journals,
+            kube,
+            recorder,
+            self._queue,
+            clock,
+            settings,
+            metrics,
+            installation,
         )
         self._tasks: list[asyncio.Task[None]] = []
 
