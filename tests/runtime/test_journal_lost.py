@@ -233,6 +233,7 @@ def test_a_finished_run_is_adopted_without_asking() -> None:
         await house.until(lambda: house.state() == "Succeeded")
         assert batches(house) == 1
         assert house.condition("Submitted")["reason"] == "AdoptedPreviousRun"
+        assert house.recorder.reasons("triage").count("AdoptedPreviousRun") == 1
 
     play(scene)
 

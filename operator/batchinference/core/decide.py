@@ -65,6 +65,15 @@ def decide(run: Run, notes: Notes, observed: Observed) -> Decision:
 # ---------------------------------------------------------------- the object
 
 
+def tell_found(draft: Draft) -> bool:
+    """What its output place or its provider had of the run, while its journal knew nothing."""
+    run = draft.run
+    if run.adopted and not draft.observed.was_adopted:
+        text = f"Found run {run.key[:12]} by what it left, without a journal of it; {_history(run)}"
+        draft.effects.append(Announce(Reason.ADOPTED, text))
+    return False
+
+
 def come_back(draft: Draft) -> bool:
     """An object with this key appeared: it finds its run (protocol 7.4)."""
     job, run = draft.observed.job, draft.run
@@ -401,6 +410,7 @@ def finish(draft: Draft) -> bool:
 
 
 STEPS: tuple[Callable[[Draft], bool], ...] = (
+    tell_found,
     come_back,
     want_cancel,
     meet_deadline,

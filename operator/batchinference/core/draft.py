@@ -30,6 +30,7 @@ class Observed:
         spec: its spec, or the journal's last-seen one.
         is_deleted: the object is being deleted, or was seen to go.
         has_finalizer: ours, on the object.
+        was_adopted: the run was found before what has just been heard of it.
         unfit: why the object's spec can't be acted on; None when it can.
         provider: why the provider can't be used for anything new; None when it can.
         granted: shards that the account gives a place.
@@ -46,6 +47,7 @@ class Observed:
     job: BatchInferenceJob | None = None
     is_deleted: bool = False
     has_finalizer: bool = False
+    was_adopted: bool = True
     unfit: Problem | None = None
     provider: Problem | None = None
     granted: frozenset[int] = frozenset()

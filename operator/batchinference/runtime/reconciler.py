@@ -355,6 +355,7 @@ class Reconciler:
             job=job,
             is_deleted=deleted,
             has_finalizer=has_finalizer,
+            was_adopted=run.adopted,
         )
         if run.is_over:
             return observed

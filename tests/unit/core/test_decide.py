@@ -96,6 +96,14 @@ def test_a_live_run_is_adopted_and_followed() -> None:
     assert not of_kind(decided(decision.run), Announce), "said once"
 
 
+def test_what_was_found_without_a_journal_is_told_once() -> None:
+    run = run_with(in_state(S.SUBMITTED), adopted=True)
+    (event,) = of_kind(decided(run, observed(was_adopted=False)), Announce)
+    assert event.reason == Reason.ADOPTED
+    assert "without a journal" in event.message
+    assert not of_kind(decided(run, observed()), Announce)
+
+
 def test_an_orphaned_run_that_is_wanted_again_goes_on() -> None:
     shards = (in_state(S.SUBMITTED), in_state(S.DROPPED, 1))
     run = stranger(run_with(*shards, cancel=ORPHANED))
