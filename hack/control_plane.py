@@ -37,7 +37,7 @@ from configuration import Configuration
 from downloads import ChecksumMismatch
 from processes import Program, StartFailed
 
-_READY_TIMEOUT_S = 120.0
+_READY_TIMEOUT_S = 300.0
 _POLL_S = 0.05
 _ATTEMPTS = 3  # of a start whose port was taken in between
 _COMMAND_TIMEOUT_S = 300.0
