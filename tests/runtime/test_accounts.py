@@ -15,6 +15,7 @@ from batchinference.model.run import Cancel, CancelWhy, RunPhase, ShardState
 from batchinference.model.work import TaskKind
 from batchinference.ports import ObjectRef
 from batchinference.runtime.accounts import Accounts
+from batchinference.runtime.circuits import Circuits
 from batchinference.runtime.clients import Clients
 from batchinference.runtime.credentials import Credentials
 from batchinference.runtime.entry import Entry
@@ -55,6 +56,7 @@ class Office:
             SeededRandomness(1),
             RuntimeSettings(),
             NoMetrics(),
+            Circuits(clock, SeededRandomness(1), RuntimeSettings(), NoMetrics()),
         )
 
     def _told(self, key: str, outcome: Outcome) -> None:

@@ -17,7 +17,7 @@ from batchinference.core.notes import Notes
 from batchinference.core.outcomes import BatchSeen, LookedUp
 from batchinference.model.batch import BatchState, OutcomeUnknown, RefusalKind, Refused
 from batchinference.model.run import Run, Shard, ShardState, SubmissionState
-from batchinference.runtime import effects, following, reconciler
+from batchinference.runtime import following, looking_up, reconciler
 from batchinference.runtime.sweeper import Sweeper
 from fakes.journals import FakeJournals
 from fakes.provider import FakeProvider
@@ -140,7 +140,7 @@ def take_any_batch_of_the_shard(stack: ExitStack) -> None:
         named = view.submission
         return named is not None and (named.tag, named.shard) == (run.tag, effect.shard)
 
-    _set(stack, effects, "_is_that", is_that)
+    _set(stack, looking_up, "_is_that", is_that)
 
 
 def never_sweep(stack: ExitStack) -> None:

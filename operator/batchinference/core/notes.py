@@ -120,9 +120,14 @@ class Notes:
         )
         return replace(self, failures={**self.failures, effect_id: failure})
 
-    def retry_now(self) -> Notes:
-        """Something outside changed: forget how long to wait."""
-        soon = {k: replace(f, retry_at=f.since) for k, f in self.failures.items()}
+    def retry_now(self, reason: str = "") -> Notes:
+        """Something outside changed: forget how long to wait, of what failed for that reason if
+        one is given.
+        """
+        soon = {
+            k: replace(f, retry_at=f.since) if reason in {"", f.fault.reason} else f
+            for k, f in self.failures.items()
+        }
         return replace(self, failures=soon)
 
 

@@ -18,6 +18,9 @@ class Timing:
         retry_first_s, retry_most_s: backoff of passing failures.
         told_after: failures in a row from which on a task's passing failure is shown as Stalled;
             it goes on being retried.
+        circuit_failures: passing failures of an account's calls in a row from which on its calls
+            wait.
+        circuit_first_s, circuit_most_s: backoff of the calls that try whether it is there again.
         quota_first_s, quota_most_s: backoff of a shard that a quota put back.
         cancel_release_s: how long a deleted object is held for its cancel calls at most.
         parked_s: how long a run cancelled by deletion can be taken up again.
@@ -31,6 +34,9 @@ class Timing:
     retry_first_s: float = 2.0
     retry_most_s: float = 300.0
     told_after: int = 6
+    circuit_failures: int = 5
+    circuit_first_s: float = 10.0
+    circuit_most_s: float = 300.0
     quota_first_s: float = 60.0
     quota_most_s: float = 900.0
     cancel_release_s: float = 120.0

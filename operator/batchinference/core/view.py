@@ -74,6 +74,7 @@ class Scene:
     installation: str = ""
     steered_by: str = ""
     paused: str = ""
+    delay: tuple[str, str] | None = None
 
 
 def status_of(scene: Scene) -> JobStatus:
@@ -289,7 +290,7 @@ def _submitted(scene: Scene, state: State) -> tuple[str, str, str]:
         return "Unknown", Reason.OUTCOME_UNKNOWN, f"{said}. {_progress(scene)}"
     reason = Reason.NOT_SUBMITTED
     if state is State.QUEUED:
-        waiting = _waiting(scene.notes)
+        waiting = _waiting(scene)
         reason = waiting[0] if waiting else Reason.QUEUED
     return "False", reason, _progress(scene)
 
@@ -333,7 +334,7 @@ def _pending(scene: Scene) -> tuple[str, str]:
     if scene.problem is not None:
         return scene.problem.reason, scene.problem.message
     looking = Reason.PENDING, "References, credentials and input are being looked at"
-    return _waiting(scene.notes) or looking
+    return _waiting(scene) or looking
 
 
 def _progress(scene: Scene) -> str:
@@ -350,14 +351,16 @@ def _progress(scene: Scene) -> str:
         parts = [f"{counts.total} shards: {where}"]
     if scene.problem is not None and not is_stalled(scene):
         parts.append(scene.problem.message)
-    elif waiting := _waiting(scene.notes):
+    elif waiting := _waiting(scene):
         parts.append(waiting[1])
     return ". ".join(parts)
 
 
-def _waiting(notes: Notes) -> tuple[str, str] | None:
-    """The newest passing failure, as a reason to wait."""
-    failures = sorted(notes.failures.values(), key=lambda f: f.retry_at, reverse=True)
+def _waiting(scene: Scene) -> tuple[str, str] | None:
+    """What all of the account wait for, or the newest passing failure, as a reason to wait."""
+    if scene.delay is not None:
+        return scene.delay
+    failures = sorted(scene.notes.failures.values(), key=lambda f: f.retry_at, reverse=True)
     return (failures[0].fault.reason, failures[0].fault.message) if failures else None
 
 

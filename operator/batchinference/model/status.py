@@ -104,6 +104,8 @@ class Reason:
     ENDPOINT_UNREACHABLE = "EndpointUnreachable"
     # passing
     PROVIDER_UNAVAILABLE = "ProviderUnavailable"
+    CIRCUIT_OPEN = "CircuitOpen"
+    ANSWERING = "Answering"
     QUOTA_WAIT = "QuotaWait"
     LISTING_ACCOUNT = "ListingAccount"
     WORKER_LOST = "WorkerLost"

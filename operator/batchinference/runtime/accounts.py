@@ -24,8 +24,10 @@ from batchinference.model.run import (
     Shard,
     ShardState,
 )
+from batchinference.model.status import Reason
 from batchinference.model.work import TaskKind
 from batchinference.ports import Metrics
+from batchinference.runtime.circuits import Circuits
 from batchinference.runtime.clients import Clients
 from batchinference.runtime.entry import Entry
 from batchinference.runtime.following import (
@@ -107,6 +109,7 @@ class Accounts:
         randomness: Randomness,
         settings: RuntimeSettings,
         metrics: Metrics,
+        circuits: Circuits,
         listed: Listed = nobody,
     ) -> None:
         self._entries = entries
@@ -116,10 +119,16 @@ class Accounts:
         self._randomness = randomness
         self._settings = settings
         self._metrics = metrics
+        self._circuits = circuits
         self._accounts: dict[str, Account] = {}
+        circuits.on_change(self._circuit_changed)
 
     def granted(self, account: str, run_key: str) -> frozenset[int]:
-        """The shards of a run that may go now."""
+        """The shards of a run that may go now: none while the provider fails, so that nothing is
+        claimed that could not be sent.
+        """
+        if self._circuits.of(account).is_open:
+            return frozenset()
         found = self._accounts.get(account)
         places = found.granted if found else ()
         return frozenset(shard for key, shard in places if key == run_key)
@@ -140,6 +149,17 @@ class Accounts:
         found = self._accounts.get(account)
         if found is not None:
             found.due.set()
+
+    def _circuit_changed(self, account: str) -> None:
+        """Have those looked at that wait, and end the waits that were for the provider alone."""
+        is_open = self._circuits.of(account).is_open
+        for entry in self._of(account):
+            if not is_open:
+                entry.notes = entry.notes.retry_now(Reason.CIRCUIT_OPEN)
+            if entry.queued or entry.notes.failures:
+                self._look(entry.key)
+        self.changed(account)
+        self.poll_now(account)
 
     def alive(self) -> bool:
         """Whether every actor still runs."""
@@ -206,28 +226,48 @@ class Accounts:
             live = sum(len(live_batches(entry)) for entry in entries)
             wait = self._settings.poll_s
             self._metrics.gauge("live_batches", live, account=account.id)
-            if live or any(missing_batches(entry) for entry in entries):
+            is_open = self._circuits.of(account.id).is_open
+            asks = live > 0 or any(missing_batches(entry) for entry in entries)
+            # While the provider fails this is the one call that tries whether it is there again.
+            if (asks or (is_open and entries)) and self._circuits.begin_probe(account.id):
                 try:
-                    await self._following.ask(entries)
-                    account.failures = 0
-                    polled_at = self._clock.now().timestamp()
-                    self._metrics.gauge(
-                        "account_polled_timestamp_seconds", polled_at, account=account.id
-                    )
-                except Fault as fault:
-                    wait = self._after_failure(account, wait)
-                    logger.warning(
-                        "Account %s can't be asked: %s: %s", account.id, fault.reason, fault.message
-                    )
-                except Exception:  # following must outlive whatever a provider answers
-                    wait = self._after_failure(account, wait)
-                    logger.exception("Account %s can't be asked", account.id)
+                    wait = await self._ask(account, entries, wait, touch=not asks)
+                finally:
+                    self._circuits.end_probe(account.id)
+            if self._circuits.of(account.id).is_open:
+                wait = min(wait, self._circuits.wait_s(account.id))
             account.due.clear()
             try:
                 async with asyncio.timeout(wait):
                     await account.due.wait()
             except TimeoutError:
                 continue
+
+    async def _ask(
+        self, account: Account, entries: list[Entry], wait: float, *, touch: bool
+    ) -> float:
+        """Ask what became of the batches, or only whether anybody answers. Returns the seconds
+        until the next poll.
+        """
+        try:
+            ask = self._following.touch if touch else self._following.ask
+            if not await ask(entries):
+                return wait
+        except Fault as fault:
+            self._circuits.heard(account.id, fault)
+            logger.warning(
+                "Account %s can't be asked: %s: %s", account.id, fault.reason, fault.message
+            )
+            return max(self._after_failure(account, wait), fault.after_s or 0.0)
+        except Exception:  # following must outlive whatever a provider answers
+            logger.exception("Account %s can't be asked", account.id)
+            return self._after_failure(account, wait)
+        account.failures = 0
+        self._circuits.answered(account.id)
+        if not touch:
+            polled_at = self._clock.now().timestamp()
+            self._metrics.gauge("account_polled_timestamp_seconds", polled_at, account=account.id)
+        return wait
 
     def _after_failure(self, account: Account, wait: float) -> float:
         """Seconds until the next poll."""

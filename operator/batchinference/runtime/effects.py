@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
-from datetime import datetime
 from typing import Any
 
 from batchinference.clock import Clock
@@ -32,7 +31,6 @@ from batchinference.core.outcomes import (
     EffectFailed,
     FinalizerSet,
     InputDeleted,
-    LookedUp,
     NotSent,
     Outcome,
     ShardStaged,
@@ -42,7 +40,6 @@ from batchinference.core.outcomes import (
 from batchinference.errors import Fault, NewerSchema, Permanent, Retry, Stalled, Superseded, Waiting
 from batchinference.model.batch import (
     Accepted,
-    BatchView,
     OutcomeUnknown,
     SubmitOutcome,
 )
@@ -61,11 +58,11 @@ from batchinference.model.work import (
 from batchinference.ports import Event, Journals, Kube, Metrics, ObjectRef, Recorder, TaskRunner
 from batchinference.runtime.accounts import Accounts
 from batchinference.runtime.census import provider_kind
+from batchinference.runtime.circuits import Circuits, may_wait
 from batchinference.runtime.clients import Clients, Connected, no_answer
 from batchinference.runtime.entry import Entry
-from batchinference.runtime.following import MARGIN, age
 from batchinference.runtime.index import Indexes
-from batchinference.runtime.listing import ListingCut, listing
+from batchinference.runtime.looking_up import look_up
 from batchinference.runtime.settings import RuntimeSettings
 from batchinference.runtime.store import Store
 
@@ -88,6 +85,7 @@ class Effects:
         clients: Clients,
         indexes: Indexes,
         accounts: Accounts,
+        circuits: Circuits,
         kube: Kube,
         recorder: Recorder,
         runner: TaskRunner,
@@ -104,6 +102,7 @@ class Effects:
         self._clients = clients
         self._indexes = indexes
         self._accounts = accounts
+        self._circuits = circuits
         self._kube = kube
         self._recorder = recorder
         self._runner = runner
@@ -178,6 +177,8 @@ class Effects:
                 raise
             not_sent = NotSent(fault.reason, fault.message)
             return SubmitAnswered(effect.shard, effect.ordinal, not_sent)
+        if may_wait(effect, run):
+            self._circuits.hold(run.provider.account)
         if isinstance(effect, StartTask):
             if effect.replaces is not None and not await self._may_take(run, effect.replaces):
                 text = still_going(run, effect.replaces)
@@ -186,16 +187,36 @@ class Effects:
             return self._start_task(entry, run, effect, connected)
         if isinstance(effect, Submit):
             return await self._submit(run, effect, connected, decided_at)
-        if isinstance(effect, LookUp):
-            return await self._look_up(run, effect, connected)
+        if isinstance(effect, DeleteInput):
+            await self._demand_run(run, effect, connected)
+            return await self._delete_input(effect, connected)
         if isinstance(effect, Search):
-            return await self._search(run, connected)
-        await self._demand_run(run, effect, connected)
+            return await self._search(run, connected)  # often from memory: it says nothing
+        try:
+            if isinstance(effect, LookUp):
+                timeout_s = self._settings.call_timeout_s
+                outcome: Outcome = await look_up(run, effect, connected, timeout_s, self._metrics)
+            else:
+                assert isinstance(effect, CancelBatch)
+                await self._demand_run(run, effect, connected)
+                outcome = await self._cancel(run, effect, connected)
+        except TimeoutError:
+            text = no_answer(run.provider.settings, self._settings.call_timeout_s)
+            self._circuits.failed(run.provider.account, text)
+            raise
+        except Fault as fault:
+            self._circuits.heard(run.provider.account, fault)
+            raise
+        self._circuits.answered(run.provider.account)
+        return outcome
+
+    async def _delete_input(self, effect: DeleteInput, connected: Connected) -> Outcome:
         async with asyncio.timeout(self._settings.call_timeout_s):
-            if isinstance(effect, DeleteInput):
-                await connected.client.delete_input(effect.input_ref)
-                return InputDeleted(effect.shard, effect.ordinal)
-            assert isinstance(effect, CancelBatch)
+            await connected.client.delete_input(effect.input_ref)
+        return InputDeleted(effect.shard, effect.ordinal)
+
+    async def _cancel(self, run: Run, effect: CancelBatch, connected: Connected) -> Outcome:
+        async with asyncio.timeout(self._settings.call_timeout_s):
             cancelled = await connected.client.cancel(effect.batch_id)
         self._accounts.poll_now(run.provider.account)
         return CancelAnswered(effect.shard, effect.batch_id, cancelled)
@@ -289,6 +310,8 @@ class Effects:
             return
         if isinstance(result, TaskFault):
             self._heard(entry, result.reason)
+            if entry.run is not None and result.reason == Reason.PROVIDER_UNAVAILABLE:
+                self._circuits.heard(entry.run.provider.account, result)
         effect = StartTask(task.kind, task.shard, task.ordinal)
         name = type(result).__name__ if not isinstance(result, TaskFault) else result.reason
         self._metrics.count("tasks_total", kind=task.kind, outcome=name)
@@ -308,6 +331,8 @@ class Effects:
         else:
             left = decided_at + self._settings.submit_timeout_s - self._clock.elapsed()
             outcome = await self._send(connected, effect.request, left)
+            if not isinstance(outcome, NotSent):
+                self._circuits.heard_submit(run.provider.account, outcome)
         kind = type(outcome).__name__
         provider = provider_kind(run)
         self._metrics.count("submissions_total", provider=provider, outcome=kind)
@@ -375,40 +400,6 @@ class Effects:
             )
             self._recorder.record(Event(job_ref(run), Reason.JOURNAL_LOST, text, warning=True))
         return found
-
-    async def _look_up(self, run: Run, effect: LookUp, connected: Connected) -> Outcome:
-        shard = run.shards[effect.shard]
-        claimed = [s.claimed_at for s in shard.submissions if s.ordinal == effect.ordinal]
-        since: datetime = min(claimed, default=run.created_at) - MARGIN
-        complete, found = True, []
-        try:
-            timeout = self._settings.call_timeout_s
-            async for view in listing(connected.client, since, timeout):
-                if _is_that(view, run, effect):
-                    found.append(view)  # noqa: PERF401 - what was seen before a break counts
-        except (Fault, TimeoutError) as broken:
-            if not found and not isinstance(broken, ListingCut):
-                raise
-            logger.warning("Run %s, shard %s: %s", run.key[:12], effect.shard, broken)
-            complete = False
-        if found:
-            self._metrics.count("duplicate_submissions_prevented_total", layer="lookup")
-            oldest, *others = sorted(found, key=age)
-            return LookedUp(effect.shard, effect.ordinal, oldest, others=tuple(others))
-        readable = True
-        if not effect.fenced:
-            async with asyncio.timeout(self._settings.call_timeout_s):
-                readable = await connected.client.input_readable(effect.input_ref)
-        # Only now: it is while they are followed that listings turn out to have no end.
-        complete = complete and connected.client.traits.lists_complete
-        return LookedUp(effect.shard, effect.ordinal, None, readable, complete)
-
-
-def _is_that(view: BatchView, run: Run, effect: LookUp) -> bool:
-    named = view.submission
-    if named is None:
-        return bool(effect.input_ref) and view.input_ref == effect.input_ref
-    return (named.tag, named.shard, named.ordinal) == (run.tag, effect.shard, effect.ordinal)
 
 
 def job_ref(run: Run) -> ObjectRef:

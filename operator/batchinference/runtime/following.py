@@ -77,14 +77,16 @@ class Following:
         self._settings = settings
         self._listed = listed
 
-    async def ask(self, entries: Iterable[Entry]) -> None:
-        """Ask once for all that these runs have at the provider, or may have.
+    async def ask(self, entries: Iterable[Entry]) -> bool:
+        """Ask once for all that these runs have at the provider, or may have; whether there was
+        anybody to ask.
 
         Raises:
             Fault: of one of the clients; the others were asked all the same.
         """
         failed: Fault | None = None
-        for group in (await self._groups(entries)).values():
+        groups = await self._groups(entries)
+        for group in groups.values():
             try:
                 await self._ask(group)
             except TimeoutError:
@@ -96,6 +98,29 @@ class Following:
                 self._heard(group, fault.reason)
         if failed is not None:
             raise failed
+        return bool(groups)
+
+    async def touch(self, entries: Iterable[Entry]) -> bool:
+        """Make one harmless call with the client of any of these runs; False when none has one.
+
+        Raises:
+            Fault: what came of it.
+        """
+        for entry in entries:
+            if entry.run is None:
+                continue
+            try:
+                connected = await self._clients.of_run(entry.run.provider)
+            except Fault:
+                continue
+            try:
+                async with asyncio.timeout(self._settings.call_timeout_s):
+                    await connected.client.check()
+            except TimeoutError:
+                text = f"No answer within {self._settings.call_timeout_s:g} s"
+                raise Retry(Reason.PROVIDER_UNAVAILABLE, text) from None
+            return True
+        return False
 
     async def _groups(self, entries: Iterable[Entry]) -> dict[str, _Group]:
         groups: dict[str, _Group] = {}

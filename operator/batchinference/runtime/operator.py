@@ -25,6 +25,7 @@ from batchinference.ports import (
 from batchinference.runtime.accounts import Accounts
 from batchinference.runtime.beginning import Beginning
 from batchinference.runtime.census import Census
+from batchinference.runtime.circuits import Circuits
 from batchinference.runtime.clients import Clients
 from batchinference.runtime.credentials import Credentials
 from batchinference.runtime.effects import Effects
@@ -80,6 +81,7 @@ class Operator:
         self._queue = KeyedQueue(clock)
         credentials = Credentials(kube, clock, settings.reference_retry_s)
         self._clients = Clients(factory, credentials, settings.call_timeout_s)
+        self._circuits = Circuits(clock, randomness, settings, metrics)
         self._indexes = Indexes(self._index_ready, clock, randomness, settings)
         self._accounts = Accounts(
             self._entries,
@@ -90,11 +92,20 @@ class Operator:
             randomness,
             settings,
             metrics,
+            self._circuits,
             lambda connected, view: self._indexes.saw(connected, (view,)),
         )
         writer = StatusWriter(kube, metrics, settings.status_writes)
         self._showing = Showing(
-            self._store, writer, recorder, self._queue, clock, settings, metrics, installation
+            self._store,
+            writer,
+            recorder,
+            self._queue,
+            clock,
+            settings,
+            metrics,
+            installation,
+            self._circuits,
         )
         self._providers = Providers(
             self._store,
@@ -110,6 +121,7 @@ class Operator:
             metrics,
             self._queue.add,
             self._indexes,
+            self._circuits,
         )
         self._effects = Effects(
             store=self._store,
@@ -117,6 +129,7 @@ class Operator:
             clients=self._clients,
             indexes=self._indexes,
             accounts=self._accounts,
+            circuits=self._circuits,
             kube=kube,
             recorder=recorder,
             runner=runner,

@@ -28,11 +28,13 @@ from batchinference.model.provider import (
     not_implemented_fields,
 )
 from batchinference.model.run import ProviderPin
-from batchinference.model.status import Condition, Reason, settled
-from batchinference.ports import Event, Kube, Metrics, ObjectRef, Recorder
+from batchinference.model.status import Reason
+from batchinference.ports import Kube, Metrics, ObjectRef, Recorder
+from batchinference.runtime.circuits import Circuits
 from batchinference.runtime.clients import Clients
 from batchinference.runtime.credentials import same_connection
 from batchinference.runtime.index import Indexes
+from batchinference.runtime.provider_conditions import conditions, news
 from batchinference.runtime.settings import RuntimeSettings
 from batchinference.runtime.status_writer import StatusWriter
 from batchinference.runtime.store import SeenProvider, Store, provider_key, provider_of
@@ -95,6 +97,7 @@ class Providers:
         metrics: Metrics,
         look: Callable[[str], None],
         indexes: Indexes,
+        circuits: Circuits,
     ) -> None:
         self._store = store
         self._clients = clients
@@ -110,6 +113,8 @@ class Providers:
         self._yielded: set[str] = set()
         self._metrics = metrics
         self._look = look
+        self._circuits = circuits
+        circuits.on_change(self._circuit_changed)
         self._under_way = Trials(settings.trials, settings.trials_per_namespace, metrics)
         self._news: set[str] = set()
         self._indexes = indexes
@@ -180,6 +185,11 @@ class Providers:
             )
         return True
 
+    def _circuit_changed(self, account: str) -> None:
+        for key, trial in self._trials.items():
+            if trial.account == account:
+                self._look(key)
+
     async def close(self) -> None:
         """End all trials."""
         await self._under_way.close()
@@ -191,7 +201,16 @@ class Providers:
         if before is None or due is None or due.uid != meta.uid:
             # A new object of that name: what was cached for another one says nothing about it.
             self._clients.reject(self.secrets_namespace(seen.provider), seen.settings)
-        trial = await self._trial(seen, before)
+        account = before.account if before and before.generation == meta.generation else ""
+        # While the provider fails, a trial is one of the calls that take turns in trying it.
+        if not self._circuits.begin_probe(account):
+            wait = self._circuits.wait_s(account)
+            self._due[key] = _Due(meta.uid, self._clock.elapsed() + wait)
+            return
+        try:
+            trial = await self._trial(seen, before)
+        finally:
+            self._circuits.end_probe(account)
         works = trial.problem is None
         wait = self._settings.provider_check_s if works else self._settings.provider_retry_s
         if trial != before:
@@ -222,13 +241,17 @@ class Providers:
                 await self._clients.connect(_identity(provider), namespace, seen.settings)
             )
         except Fault as fault:
+            if known:
+                self._circuits.heard(known, fault)
             if not isinstance(fault, Stalled) and known and before and before.problem is None:
                 # A passing failure of a provider that worked: its jobs need not hear of it.
                 return before
             since = before.problem.since if before and before.problem else now
             problem = Problem(fault.reason, fault.message, since, has_grace=True)
             return Trial(generation, known, problem)
-        return Trial(generation, self._account_id(provider, account.id), None)
+        found = self._account_id(provider, account.id)
+        self._circuits.answered(found)
+        return Trial(generation, found, None)
 
     async def _check(
         self, provider: InferenceProvider, namespace: str, settings: Mapping[str, Any]
@@ -260,19 +283,11 @@ class Providers:
     async def _write(self, provider: InferenceProvider, trial: Trial) -> bool:
         """Show the trial; False when it has to be tried again soon."""
         numbers = self._numbers.numbers(trial.account)
-        problem = trial.problem
-        condition = Condition(
-            type="Ready",
-            status="False" if problem else "True",
-            reason=problem.reason if problem else Reason.READY,
-            message=problem.message if problem else _works(provider),
-            observed_generation=provider.metadata.generation,
-            last_transition_time=self._clock.now().replace(microsecond=0),
-        )
-        before = conditions_in(provider.status).get("Ready")
+        failing = self._circuits.why_open(trial.account)
+        shown = conditions(provider, trial.problem, failing, self._clock.now())
         status = ProviderStatus(
             observed_generation=provider.metadata.generation,
-            conditions=(settled(condition, before),),
+            conditions=shown,
             active_batches=numbers.active_batches,
             queued_shards=numbers.queued_shards,
             enqueued_tokens=str(numbers.enqueued_tokens),
@@ -283,17 +298,15 @@ class Providers:
         ref = ObjectRef(provider.kind, meta.namespace, meta.name, meta.uid)
         # An empty column would leave open whether nobody counted.
         zeros = {"activeBatches": 0, "queuedShards": 0}
-        shown = {**zeros, **encode(status)}
+        body = {**zeros, **encode(status)}
         try:
-            written = await self._writer.write(ref, shown, provider.status, meta.resource_version)
+            written = await self._writer.write(ref, body, provider.status, meta.resource_version)
         except (Fault, Superseded) as fault:
             logger.warning("Status of %s %s: %s", provider.kind, meta.name, fault)
             return False
-        said = before and (before.status, before.reason)
-        if written is not None and said != (condition.status, condition.reason):
-            self._recorder.record(
-                Event(ref, condition.reason, condition.message, warning=problem is not None)
-            )
+        if written is not None:
+            for event in news(ref, conditions_in(provider.status), shown):
+                self._recorder.record(event)
         return True
 
     # ---- what jobs ask
@@ -381,12 +394,6 @@ class Providers:
             account=trial.account,
         )
         return seen.provider, pin
-
-
-def _works(provider: InferenceProvider) -> str:
-    tried = "Credentials and endpoint were tried"
-    held = f". Annotation `{PAUSED}` holds what is not submitted"
-    return tried + held if provider.metadata.is_paused else tried
 
 
 def _identity(provider: InferenceProvider) -> str:

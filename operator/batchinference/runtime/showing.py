@@ -20,6 +20,7 @@ from batchinference.model.job import BatchInferenceJob
 from batchinference.model.run import Run
 from batchinference.model.status import Condition, ConditionType, JobStatus, Reason, State
 from batchinference.ports import Event, Metrics, ObjectRef, Recorder
+from batchinference.runtime.circuits import Circuits
 from batchinference.runtime.entry import Entry
 from batchinference.runtime.queue import KeyedQueue
 from batchinference.runtime.settings import RuntimeSettings
@@ -48,10 +49,12 @@ class Showing:
         settings: RuntimeSettings,
         metrics: Metrics,
         installation: str,
+        circuits: Circuits,
     ) -> None:
         self._metrics = metrics
         self._installation = installation
         self._others: set[str] = set()
+        self._circuits = circuits
         self._store = store
         self._writer = writer
         self._recorder = recorder
@@ -65,6 +68,8 @@ class Showing:
         if run is not None and starts_afresh(run, self._store.steering(entry.key)):
             run = None  # what came of an earlier life is no news of this one
         steering = self._store.steering(entry.key)
+        told = self._circuits.why_open(run.provider.account) if run and entry.queued else ""
+        delay = (Reason.CIRCUIT_OPEN, told) if told else None
         for job in self._store.jobs_of(entry.key):
             scene = Scene(
                 job=job,
@@ -77,6 +82,7 @@ class Showing:
                 installation=self._installation,
                 steered_by=_name_of_other(steering, job),
                 paused=entry.paused,
+                delay=delay,
             )
             if not self._is_shown_elsewhere(scene):
                 await self._write(entry, job, status_of(scene))

@@ -85,6 +85,15 @@ DECLARED = (
         ("account",),
     ),
     Declared("gauge", "provider_trials_waiting", "Provider objects that wait to be tried."),
+    Declared(
+        "gauge", "circuit_open", "1 while calls to an account wait, since it fails.", ("account",)
+    ),
+    Declared(
+        "counter",
+        "circuit_opened_total",
+        "Times that an account's calls began to wait.",
+        ("account",),
+    ),
     # the loop
     Declared("counter", "reconcile_errors_total", "Reconciliations that failed."),
     Declared(

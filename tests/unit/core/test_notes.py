@@ -60,6 +60,13 @@ def test_something_new_outside_makes_everything_due() -> None:
     assert {f.count for f in notes.failures.values()} == {1}, "but is not forgotten"
 
 
+def test_what_waited_for_one_reason_is_due_and_the_rest_is_not() -> None:
+    notes = failing("a", reason="CircuitOpen", notes=failing("b"))
+    after_it = notes.retry_now("CircuitOpen").failures
+    assert after_it["a"].retry_at == NOW
+    assert after_it["b"] == notes.failures["b"]
+
+
 def test_notes_of_one_thing_leave_the_others_alone() -> None:
     notes = failing("a", notes=failing("b")).without_failure("a", "c")
     assert set(notes.failures) == {"b"}

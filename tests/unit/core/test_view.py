@@ -659,3 +659,12 @@ def test_one_of_several_objects_says_who_steers_its_run() -> None:
 def test_who_shows_a_job(run, shown_by, elsewhere, reason) -> None:
     found = seen(job().with_status({"installation": shown_by}))
     assert is_shown_elsewhere(found, run, "ours") is elsewhere, reason
+
+
+def test_what_all_of_an_account_wait_for_is_what_a_queued_job_says() -> None:
+    run = run_of(shards=1)
+    told = ("CircuitOpen", "The provider fails")
+    waiting = replace(scene(run, notes=failing("upload:0")), delay=told)
+    submitted = next(c for c in status_of(waiting).conditions if c.type == "Submitted")
+    assert (submitted.status, submitted.reason) == ("False", "CircuitOpen")
+    assert submitted.message.endswith("The provider fails")
