@@ -122,6 +122,9 @@ def client(
     proxy = network.proxy_of(where)
     factory: Any = session.client
     settings: dict[str, Any] = {"ignore_configured_endpoint_urls": True, **more}
+    if service != "s3":
+        # Else a bearer token of the pod's environment is sent instead of the session's signature.
+        settings["signature_version"] = "v4"
     return factory(
         service,
         endpoint_url=endpoint_url or None,

@@ -10,7 +10,7 @@ from dataclasses import replace
 from datetime import datetime
 
 from batchinference.core.keys import output_uri, run_keys, run_tag, staging_uri
-from batchinference.core.locations import check_allowed, check_apart
+from batchinference.core.locations import all_staging, check_allowed, check_apart
 from batchinference.core.transitions import RunInput, step_run
 from batchinference.core.view import conditions_in, is_final, shows_submission
 from batchinference.errors import Stalled
@@ -188,5 +188,6 @@ def _check_places(
         check_allowed(output, "spec.output.s3.uri", prefixes, namespace)
         places.append(("spec.output.s3.uri", output))
     if not staging.startswith(_CONFIG_MAP):
-        places.append(("the provider's spec.storage.stagingURI", staging))
+        # Of all runs: what lies there of others is read and deleted with the same credentials.
+        places.append(("the provider's spec.storage.stagingURI", all_staging(staging)))
     check_apart(places)

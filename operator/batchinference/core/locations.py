@@ -79,6 +79,11 @@ def _holds(place: str, uri: str) -> bool:
     return place == uri or (place.endswith("/") and uri.startswith(place))
 
 
+def all_staging(staging: str) -> str:
+    """Where this installation's staging is, of all runs of a provider; `staging` is one run's."""
+    return staging.removesuffix("/").rpartition("/")[0] + "/"
+
+
 def check_apart(places: Iterable[tuple[str, str]]) -> None:
     """Refuse places that lie in one another (protocol 3.4): pairs of (field, URI).
 

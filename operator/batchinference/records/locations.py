@@ -36,8 +36,13 @@ _Path = tuple[Any, ...]
 """The name of a member or the index of an item, behind the path of what holds it."""
 
 
-def check_locations(model_input: bytes, places: Sequence[str], custom_id: bytes = b"null") -> None:
-    """Refuse a record that names a location outside of the places.
+def check_locations(
+    model_input: bytes,
+    places: Sequence[str],
+    custom_id: bytes = b"null",
+    closed: Sequence[str] = (),
+) -> None:
+    """Refuse a record that names a location outside of the places, or in one that is closed.
 
     Raises:
         BadLine: with the path of the member; the location itself is not told, it is of the record.
@@ -53,6 +58,8 @@ def check_locations(model_input: bytes, places: Sequence[str], custom_id: bytes 
         problem = oddity(value)
         if not problem and not is_inside(value, places):
             problem = what_is_allowed(places)
+        if not problem and is_inside(value, closed):
+            problem = "lies where the operator keeps the data of runs"
         if problem:
             raise BadLine(
                 codes.LOCATION_NOT_ALLOWED, f"`modelInput{_shown(path)}` {problem}", custom_id

@@ -82,6 +82,7 @@ class Rules:
         defaults: the job's parameters.
         native: lines in Bedrock's own format are welcome.
         places: S3 prefixes that such a line may name.
+        closed: prefixes in these that it may not.
     """
 
     model: str
@@ -90,6 +91,7 @@ class Rules:
     defaults: Sequence[Default] = ()
     native: bool = False
     places: Sequence[str] = ()
+    closed: Sequence[str] = ()
 
 
 class RequestReader:
@@ -248,7 +250,8 @@ class RequestReader:
         if model_input[:1] != b"{":
             raise BadLine(codes.WRONG_TYPE, "`modelInput` must be an object", custom_id or b"null")
         _refuse_twice(line, custom_id or b"null")
-        check_locations(model_input, self._rules.places, custom_id or b"null")
+        rules = self._rules
+        check_locations(model_input, rules.places, custom_id or b"null", rules.closed)
         return Request(custom_id or b"null", model_input, native=True)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from itertools import chain
 
-from batchinference.core.locations import allowed_places
+from batchinference.core.locations import all_staging, allowed_places
 from batchinference.model.codec import decode
 from batchinference.model.job import Operation, Parameters
 from batchinference.model.run import Run
@@ -50,6 +50,7 @@ class Encoder:
                 defaults(parameters, operation),
                 native="bedrock" in run.provider.settings,
                 places=_places(run),
+                closed=_closed(run),
             )
         )
         self.native: bool | None = run.cursor.native if run.cursor else None
@@ -124,6 +125,11 @@ def _places(run: Run) -> tuple[str, ...]:
     """What records may name: what the provider allows the job's namespace."""
     s3 = run.provider.settings.get("storage", {}).get("s3", {})
     return allowed_places(s3.get("allowedPrefixes", ()), run.owner.namespace)
+
+
+def _closed(run: Run) -> tuple[str, ...]:
+    """What records may not name even there: other runs' data."""
+    return () if run.staging.is_config_map else (all_staging(run.staging.uri),)
 
 
 def _frame(encode_body: Callable[[int, str, bytes], bytes], url: str) -> bytes | None:

@@ -158,7 +158,11 @@ class PrefixPlace:
         """
         self._store.delete(self._manifest_uri)
         for kind in _KINDS:
-            self._store.delete_prefix(f"{self.uri}{kind}/")
+            # Parts alone: somebody's own place may lie below.
+            for info in list(self._store.list(f"{self.uri}{kind}/")):
+                if self._is_part(info.uri):
+                    self._store.delete(info.uri)
+        self.abort_parts()
         found = self._claim()
         if found is not None and found.replaces:
             self._hand_over(_as_holder(found), replace(found, replaces=""))

@@ -239,6 +239,8 @@ def test_places_are_made_of_names() -> None:
     template = "s3://b/${namespace}/${name}/${runID}/${runKey}/${other}/"
     made = output_uri(template, namespace="ml", name="t", run_id="r", key="k")
     assert made == "s3://b/ml/t/r/k/${other}/"
+    smuggled = output_uri("${runID}", namespace="ml", name="t", run_id="${runKey}", key="k")
+    assert smuggled == "${runKey}", "a value is no variable"
 
 
 @pytest.mark.parametrize(

@@ -209,3 +209,19 @@ def test_what_has_no_location_is_never_refused(tree: Any) -> None:
     text = json.dumps({"x": tree})
     if "s3" not in text.casefold():
         assert refused(text.encode()) is None
+
+
+CLOSED = [
+    ("s3://data/ml/.staging/inst/k/answers/0.jsonl", "another run's answers"),
+    ("s3://data/ml/.staging/inst/", "all of it"),
+]
+
+
+@pytest.mark.parametrize(("uri", "reason"), CLOSED)
+def test_a_record_does_not_name_what_the_operator_keeps_of_runs(uri: str, reason: str) -> None:
+    closed = ("s3://data/ml/.staging/inst/",)
+    with pytest.raises(BadLine, match="where the operator keeps") as bad:
+        check_locations(json.dumps(at(uri)).encode(), PLACES, b'"me"', closed)
+    assert bad.value.code == codes.LOCATION_NOT_ALLOWED, reason
+    beside = json.dumps(at("s3://data/ml/.staging/other")).encode()
+    check_locations(beside, PLACES, b'"me"', closed)

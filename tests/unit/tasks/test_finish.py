@@ -404,6 +404,27 @@ def test_a_stale_finish_leaves_the_results_of_the_run_that_took_the_place(tmp_pa
     assert at > 20
 
 
+def test_a_taken_place_is_emptied_of_parts_and_of_nothing_else(tmp_path: Path) -> None:
+    found = answered(tmp_path)
+    found.finish()
+    assert found.perform(TaskKind.CLEAN) == Cleaned()
+    foreign = {
+        f"{OUTPUT}results/_run.json": b"the claim of a place below",
+        f"{OUTPUT}results/results/part-00000.jsonl": b"its answers",
+        f"{OUTPUT}results/part-00000.jsonl.bak": b"somebody's copy",
+        f"{OUTPUT}README.md": b"somebody's words",
+    }
+    for uri, data in foreign.items():
+        found.store.put(uri, data)
+    following = replace(claim_of(found.run), run_key="k2", run_tag="t2")
+    place = PrefixPlace(found.store, OUTPUT)
+    holder = place.claim(following)
+    assert holder is not None
+    assert place.replace(following, holder)
+    left = found.store.under(OUTPUT)
+    assert set(left) == {*foreign, f"{OUTPUT}_run.json"}
+
+
 def test_finishing_what_is_finished_touches_nothing(tmp_path: Path) -> None:
     found = answered(tmp_path)
     first = found.finish()
