@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -114,3 +116,26 @@ async def test_rejected_credentials_are_tried_ever_more_slowly_and_then_given_up
     now = 601.0  # and a rejection now and then, as tokens rotate, is no reason to give up
     await log_in()
     assert len(waits) == 5
+
+
+@pytest.mark.parametrize("hangs", [True, False])
+async def test_a_process_whose_watches_do_not_end_is_ended(
+    monkeypatch: pytest.MonkeyPatch, hangs: bool
+) -> None:
+    ended, exited = asyncio.Event(), asyncio.Event()
+    codes: list[int] = []
+
+    async def operator(**_: Any) -> None:
+        ended.set()
+        if hangs:
+            await exited.wait()
+
+    def end(code: int) -> None:
+        codes.append(code)
+        exited.set()
+
+    monkeypatch.setattr(kopf, "operator", operator)
+    monkeypatch.setattr(handlers, "_KOPF_ENDS_S", 0.0)
+    monkeypatch.setattr(os, "_exit", end)
+    await handlers.watch(kopf.OperatorRegistry(), [], asyncio.Event(), ended)
+    assert codes == ([1] if hangs else [])

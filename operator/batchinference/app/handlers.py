@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
@@ -30,6 +31,7 @@ UNUSED_FINALIZER = f"{GROUP}/kopf-unused"
 
 _LOGIN_WINDOW_S = 600.0
 _LOGIN_TRIES = 6
+_KOPF_ENDS_S = 10.0  # it gives tasks that hang six
 
 
 def build_registry(
@@ -128,9 +130,15 @@ def build_settings() -> kopf.OperatorSettings:
 
 
 async def watch(
-    registry: kopf.OperatorRegistry, namespaces: Sequence[str], stop: asyncio.Event
+    registry: kopf.OperatorRegistry,
+    namespaces: Sequence[str],
+    stop: asyncio.Event,
+    ended: asyncio.Event,
 ) -> None:
     """Watch until `stop` is set or a signal comes.
+
+    Once `ended` is set, which means that all that ran beside kopf has ended, the process has
+    seconds to live.
 
     Raises:
         Exception: kopf failed; the process must end, so that it is started again.
@@ -139,7 +147,21 @@ async def watch(
     where: dict[str, Any] = (
         {"namespaces": list(namespaces)} if namespaces else {"clusterwide": True}
     )
-    await kopf.operator(registry=registry, settings=build_settings(), stop_flag=stop, **where)
+    guard = asyncio.create_task(_end_at_last(ended))  # kopf cancels only what came after it
+    try:
+        await kopf.operator(registry=registry, settings=build_settings(), stop_flag=stop, **where)
+    finally:
+        guard.cancel()
+
+
+async def _end_at_last(ended: asyncio.Event) -> None:
+    """End the process when kopf does not. When one watch fails, as it does when its definition is
+    deleted, the others may take their cancellation for a pause and go on, and kopf waits for them.
+    """
+    await ended.wait()
+    await asyncio.sleep(_KOPF_ENDS_S)
+    log.error("the watches do not end, so the process is ended")
+    os._exit(1)
 
 
 def watch_connections(namespaces: Sequence[str]) -> int:

@@ -132,10 +132,14 @@ class Assembly:
         assert self._client is not None
         assert self._operator is not None
         client, namespaces = self._client, self._settings.watch_namespaces
+        ended = asyncio.Event()
 
         async def cleanup() -> None:
             stop.set()  # after a signal kopf would wait some seconds for who waits for it
-            await self.stop()
+            try:
+                await self.stop()
+            finally:
+                ended.set()
 
         registry = handlers.build_registry(
             self._counted(self._operator.observe),
@@ -145,7 +149,7 @@ class Assembly:
         )
         self._watched = self._watching = True
         try:
-            await handlers.watch(registry, namespaces, stop)
+            await handlers.watch(registry, namespaces, stop, ended)
         finally:
             self._watching = False
 
