@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -12,6 +13,7 @@ from batchinference.core.begin import key_of
 from batchinference.model.batch import SubmissionID
 from batchinference.model.job import parse_job
 from batchinference.model.run import RunPhase
+from batchinference.model.work import FaultKind, TaskFault, TaskKind
 from batchinference.runtime import index as index_module
 from batchinference.runtime.index import Indexes
 from builders import job
@@ -313,6 +315,29 @@ def test_a_server_that_drops_what_batches_carry_never_pays_a_lost_run_again() ->
         assert house.phase(key(body)) is RunPhase.RUNNING
 
     play(scene, habits=replace(SLOW, echoes=False))
+
+
+def test_a_person_who_has_looked_lets_a_lost_run_go_on() -> None:
+    async def scene(house: House) -> None:
+        for _ in range(250):
+            house.server.commit({}, None, "", house.clock.now() - timedelta(days=1))
+        house.server.lists_partly = True
+        life = await house.operator()
+        life.refused[TaskKind.UPLOAD] = TaskFault(FaultKind.RETRY, "ProviderUnavailable", "503")
+        house.give(job())
+        await house.until(lambda: house.state() == "Queued")
+        await another_life(house)  # nothing was submitted; but who knows that
+        await house.until(lambda: stalled(house) == "JournalLost")
+        await house.pass_time(300)
+        assert batches(house) == 250
+        text = house.condition("Stalled")["message"]
+        typed = re.search(r"--overwrite (\S+)=([^`\s]+)", text)
+        assert typed is not None, text
+        house.kube.annotate(ref(), **{typed[1]: typed[2]})
+        await house.until(lambda: house.state() == "Succeeded")
+        assert batches(house) == 251
+
+    play(scene, habits=SLOW)
 
 
 # ---------------------------------------------------------------- the index itself

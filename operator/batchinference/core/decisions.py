@@ -170,6 +170,46 @@ def ask_of_holder(draft: Draft, holder: Holder) -> str:
     )
 
 
+def ask_of_earlier_life(draft: Draft) -> str:
+    """Ask whether all that an earlier life of the run has at the provider is found; returns what to
+    do, for the reader.
+    """
+    about = journal_named(draft.run)
+
+    def complete(run: Run, _now: datetime) -> Run:
+        return replace(run, earlier=run.earlier and replace(run.earlier, certain=True))
+
+    question = Question(about, "what the provider has of the run", {RESUBMIT: complete})
+    draft.questions.append(question)
+    return (
+        "If there is nothing of it at the provider but what is listed, and nothing can come: "
+        f"`{command(draft, RESUBMIT, about)}`"
+    )
+
+
+def ask_of_strange(draft: Draft, batches: Iterable[str]) -> str:
+    """Ask whether what batches of an earlier life hold may be paid for again; as above."""
+    for batch_id in batches:
+        answers = {RESUBMIT: _aside(batch_id)}
+        draft.questions.append(Question(batch_id, f"batch {batch_id}", answers))
+    named = ",".join(batches)
+    return f"If what they hold may be paid for again: `{command(draft, RESUBMIT, named)}`"
+
+
+def _aside(batch_id: str) -> Answer:
+    def left_aside(run: Run, _now: datetime) -> Run:
+        assert run.earlier is not None, "only what an earlier life left behind is asked about"
+        left = tuple(known for known in run.earlier.strange if known != batch_id)
+        return replace(run, earlier=replace(run.earlier, strange=left) if left else None)
+
+    return left_aside
+
+
+def journal_named(run: Run) -> str:
+    """This journal of the run, and no other of it, as annotations name it."""
+    return f"{run.key[:12]}/{int(run.created_at.timestamp())}"
+
+
 def not_accepted(shard: Shard, now: datetime) -> Shard:
     """Somebody said for certain that the newest submission was not accepted: its input is deleted,
     in case that is wrong, and it is given up without another look.
@@ -216,7 +256,7 @@ def answer(draft: Draft) -> None:
 
 def _is_settled(run: Run, about: str) -> bool:
     """Whether that was decided already: the annotation has done its work."""
-    if about and about == run.taken_from:
+    if about in {run.taken_from, journal_named(run)}:
         return True
     return any(
         made.settled is not None and about in {named(run, shard.index, made.ordinal), made.batch_id}

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
+from batchinference.core.decisions import ask_of_earlier_life, ask_of_strange
 from batchinference.core.draft import Draft
 from batchinference.core.effects import Search
 from batchinference.core.follow import batches_seen
@@ -50,7 +51,8 @@ def look_back(draft: Draft) -> bool:
         return False
     if not earlier.asking:
         if run.cancel is None and run.phase is RunPhase.RUNNING:
-            draft.stall(Reason.JOURNAL_LOST, _strange(earlier))
+            text = f"{_strange(earlier)}. {ask_of_strange(draft, earlier.strange)}"
+            draft.stall(Reason.JOURNAL_LOST, text)
         return False
     # What there is can only be matched once all is staged; that there is nothing shows before.
     is_staged = run.phase is RunPhase.RUNNING
@@ -61,7 +63,8 @@ def look_back(draft: Draft) -> bool:
     later = look.newest + timedelta(seconds=draft.timing.reference_retry_s)
     settled = _settled_at(look, draft.timing)
     if not look.counts:
-        draft.stall(Reason.JOURNAL_LOST, _UNSURE, look.first)
+        text = f"{_UNSURE}. {ask_of_earlier_life(draft)}"
+        draft.stall(Reason.JOURNAL_LOST, text, look.first)
         _again(draft, later)
     else:
         _again(draft, settled if is_staged else max(settled, later))
@@ -79,8 +82,8 @@ _UNSURE = (
     "The journal of this run is lost, and the provider can't tell all that it has of it: its "
     "listing does not come to its end, or shows batches without saying whose they are, or lacks a "
     "batch that the status shows. Nothing is submitted, and the provider is asked again from time "
-    "to time. Restore the journal from a backup; or, having seen at the provider that "
-    "nothing of it is live, create the job with another `runID` and `output`"
+    "to time. Restore the journal from a backup, or create the job with another `runID` and "
+    "`output`"
 )
 
 
@@ -115,7 +118,8 @@ def searched(run: Run, notes: Notes, found: Searched, setting: Setting) -> tuple
         # provider can't be asked conclusively.
         return replace(run, earlier=None), notes.without_looks(LOOK)
     is_staged = run.phase is RunPhase.RUNNING
-    enough = is_staged and (run.cancel is not None or _covers(run, found.found))
+    said = earlier.certain or run.cancel is not None
+    enough = is_staged and (said or _covers(run, found.found))
     # A status that shows a submission is not refuted by a provider that shows none.
     complete = found.complete and (bool(found.found) or not earlier.accepted)
     notes = notes.with_absence(LOOK, setting.now, complete=complete or enough)

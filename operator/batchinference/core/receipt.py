@@ -47,7 +47,7 @@ def receipt(run: Run) -> Run:
 
 def _unasked(run: Run) -> Earlier | None:
     """What was never looked for is looked for when the run starts afresh."""
-    return run.earlier and replace(run.earlier, accepted=False, shown=(), strange=())
+    return run.earlier and replace(run.earlier, accepted=False, certain=False, shown=(), strange=())
 
 
 def absolute(run: Run) -> Results | None:

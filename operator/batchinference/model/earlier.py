@@ -12,6 +12,7 @@ class Earlier:
     Attributes:
         asking: the provider is still to be asked; nothing is submitted before it has answered.
         expected: there was one: a claim of the output place, a status or a batch says so.
+        certain: somebody said that there is nothing of it but what the provider lists.
         accepted, shown: the object's status shows that something was accepted, and these batches.
         strange: batches that carry the run's tag and do not match what was staged, once the
             provider has answered.
@@ -19,6 +20,7 @@ class Earlier:
 
     asking: bool = True
     expected: bool = False
+    certain: bool = False
     accepted: bool = False
     shown: tuple[str, ...] = ()
     strange: tuple[str, ...] = ()

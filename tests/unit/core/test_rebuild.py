@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from batchinference.core.begin import afresh, begin
+from batchinference.core.decisions import RESUBMIT, journal_named
 from batchinference.core.draft import Decision
 from batchinference.core.durability import must_stand
-from batchinference.core.effects import CancelBatch, Search, SetFinalizer, StartTask
+from batchinference.core.effects import Announce, CancelBatch, Search, SetFinalizer, StartTask
 from batchinference.core.keys import next_ordinal
 from batchinference.core.notes import Notes
 from batchinference.core.outcomes import Searched, TaskDone
@@ -396,3 +397,39 @@ def test_a_lost_journal_is_told_while_it_is_rebuilt() -> None:
     scene = Scene(seen(job()), run, Notes(), None, False, NOW, TIMING)
     said = conditions_in(encode(status_of(scene)))["Submitted"]
     assert (said.status, said.reason) == ("Unknown", Reason.JOURNAL_LOST)
+
+
+# ---------------------------------------------------------------- decided by a person
+
+
+def test_a_person_can_say_that_all_there_is_is_listed() -> None:
+    run, notes = told(staged(earlier=replace(LOST, accepted=True)), [], complete=False)
+    asked = decide_once(run, notes)
+    about = journal_named(run)
+    assert f"{RESUBMIT}={about}" in asked.problem.message
+    annotations = {RESUBMIT: about}
+    answered = decide_once(run, notes, annotations=annotations)
+    assert answered.run.earlier.certain
+    found = [batch(run, 0)]
+    changed = answered.run
+    known = answered.notes
+    for n in (1, 2):
+        changed, known = fold_all(
+            changed, Searched(tuple(found), False), notes=known, now=after(n * SETTLED_S)
+        )
+    assert changed.earlier is None
+    assert [s.state for s in changed.shards] == [S.SUBMITTED, S.STAGED], "what is listed is kept"
+    after_all = decide_once(changed, known, annotations=annotations)
+    reasons = [e.reason for e in after_all.effects if isinstance(e, Announce)]
+    assert Reason.DECISION_IGNORED not in reasons, "it may stay"
+
+
+def test_a_person_can_leave_batches_aside_that_do_not_match() -> None:
+    run = staged(earlier=replace(LOST, asking=False, strange=("b-1", "b-2")))
+    asked = decide_once(run, Notes())
+    assert f"{RESUBMIT}=b-1,b-2" in asked.problem.message
+    one = decide_once(run, Notes(), annotations={RESUBMIT: "b-1"}).run
+    assert one.earlier.strange == ("b-2",)
+    both = decide_once(run, Notes(), annotations={RESUBMIT: "b-1,b-2"}).run
+    assert both.earlier is None
+    assert {s.state for s in decide_once(both, Notes()).run.shards} == {S.QUEUED}

@@ -164,7 +164,9 @@ def full_run():
         ordinal_floor=9,
         ordinal_found=3,
         taken_from="installation-2",
-        earlier=Earlier(asking=False, expected=True, accepted=True, shown=("a",), strange=("b",)),
+        earlier=Earlier(
+            asking=False, expected=True, certain=True, accepted=True, shown=("a",), strange=("b",)
+        ),
         adopted=True,
         submitted=True,
         parked_s=60,
