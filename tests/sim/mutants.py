@@ -214,11 +214,11 @@ MUTANTS = (
     Mutant("never cancel", never_cancel, "never cancelled", (69,)),
     Mutant("bill lost answers again", bill_lost_answers_again, "could bill", (30,)),
     Mutant("take any batch of the shard", take_any_batch_of_the_shard, "never ends", (32,)),
-    Mutant("never sweep", never_sweep, "never ends", (134,)),
+    Mutant("never sweep", never_sweep, "never ends", (67,)),
     Mutant("believe a refusal after a lost answer", refuse_after_an_unanswered_try, "could bill"),
     Mutant("believe a cut listing", believe_a_cut_listing, "could bill", (15,)),
     Mutant("leave late batches alone", leave_late_batches_alone, "never ends", (40,)),
-    Mutant("never look back", never_look_back, "accepted twice", (5,)),
+    Mutant("never look back", never_look_back, "accepted twice", (26,)),
     Mutant("forget an end that came early", forget_an_end_that_came_early, "never", (89,)),
 )
 """All of them."""
