@@ -50,6 +50,7 @@ FAST: Mapping[str, Any] = {
     "providerRetrySeconds": 1,
     "progressSeconds": 0.5,
     "callTimeoutSeconds": 10,
+    "cancelReleaseSeconds": 8,
 }
 """Runtime settings for a sandbox whose batches take seconds instead of hours."""
 

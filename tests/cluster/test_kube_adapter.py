@@ -196,6 +196,19 @@ class TestObjects:
         with pytest.raises(Permanent, match=r"status\.runKey"):
             await objects.patch_status(ref_of(created), {"runKey": 5}, version_of(created))
 
+    async def test_an_object_is_deleted_only_as_it_was_read(
+        self, objects: KubeObjects, client: KubeClient, created: dict[str, Any]
+    ) -> None:
+        ref = ref_of(created)
+        with pytest.raises(Superseded):
+            await objects.delete_object(ref, "1")
+        with pytest.raises(Superseded):
+            await objects.delete_object(replace(ref, uid="another"), version_of(created))
+        assert await objects.get(ref) is not None
+        assert await objects.delete_object(ref, version_of(created))
+        assert await objects.get(ref) is None
+        assert not await objects.delete_object(ref, version_of(created))
+
     async def test_the_finalizer_comes_and_goes_beside_others(
         self, client: KubeClient, objects: KubeObjects, created: dict[str, Any]
     ) -> None:
@@ -389,7 +402,6 @@ class TestJournals(JournalsConformance):
         assert held is not None
         await journals.write(replace(run, phase=RunPhase.STAGING), held[1])
         annotations = await journals.annotations(run.key)
-        assert annotations is not None
         assert annotations["batchinference.dev/abandon"] == "1"
         assert annotations["batchinference.dev/phase"] == "Staging"
 
