@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 
 from batchinference.core.begin import starts_afresh
 from batchinference.core.deadline import meet_deadline
-from batchinference.core.decisions import answer, ask_of_holder
+from batchinference.core.decisions import answer
 from batchinference.core.draft import Decision, Draft, Observed
 from batchinference.core.effects import (
     TASKS,
@@ -24,7 +24,7 @@ from batchinference.core.effects import (
     StartTask,
     StopTasks,
 )
-from batchinference.core.holding import may_take_over, whose
+from batchinference.core.holding import ask_for_run, may_take_over
 from batchinference.core.late import cancel_live, follow_late, look_once_more
 from batchinference.core.notes import Notes
 from batchinference.core.policy import deadline_exceeded, may_go_again, staging_verdict
@@ -49,7 +49,7 @@ from batchinference.model.run import (
     Verdict,
 )
 from batchinference.model.status import Reason
-from batchinference.model.work import Holder, TaskKind
+from batchinference.model.work import TaskKind
 
 
 def decide(run: Run, notes: Notes, observed: Observed) -> Decision:
@@ -306,17 +306,10 @@ def admit(draft: Draft) -> bool:
     if _may_read_input(draft):
         holder = draft.notes.taking
         if holder is not None and holder.run_key == draft.run.key:
-            _ask_for_run(draft, holder)
+            ask_for_run(draft, holder)
         taken = holder is not None and may_take_over(draft.run, holder, draft.spec.output_policy)
         draft.want(StartTask(TaskKind.ADMIT, replaces=holder if taken else None))
     return True
-
-
-def _ask_for_run(draft: Draft, holder: Holder) -> None:
-    """Another installation has this very run, until somebody says that it gives it up."""
-    if draft.run.taken_from != holder.installation:
-        reason, text = whose(draft.run, holder)
-        draft.stall(reason, f"{text}. {ask_of_holder(draft, holder)}", draft.run.created_at)
 
 
 def stage(draft: Draft) -> bool:

@@ -5,6 +5,8 @@ Pure. The claim itself is read and written by tasks; whether its run has ended, 
 
 from __future__ import annotations
 
+from batchinference.core.decisions import ask_of_holder
+from batchinference.core.draft import Draft
 from batchinference.model.job import OutputPolicy
 from batchinference.model.run import Run, RunPhase
 from batchinference.model.status import Reason
@@ -77,3 +79,10 @@ def handed_over(run: Run, installation: str) -> str:
         f"'{installation}': it was handed over. It is submitted, cancelled and finished there, and "
         "nothing of it is done here any more. This job may be deleted"
     )
+
+
+def ask_for_run(draft: Draft, holder: Holder) -> None:
+    """Another installation has this very run, until somebody says that it gives it up."""
+    if draft.run.taken_from != holder.installation:
+        reason, text = whose(draft.run, holder)
+        draft.stall(reason, f"{text}. {ask_of_holder(draft, holder)}", draft.run.created_at)
