@@ -31,6 +31,7 @@ class Entry:
         written_at: when numbers were last written to the status.
         passing: a state that may be over before anybody has seen it, and since when.
         newer_schema: a newer operator's journal: hands off.
+        in_doubt: its journal was to be made and there was no answer, so that it may stand.
     """
 
     key: str
@@ -50,6 +51,7 @@ class Entry:
     written_at: datetime | None = None
     passing: tuple[str, float] | None = None
     newer_schema: bool = False
+    in_doubt: bool = False
     failures: int = 0
 
     @property

@@ -86,6 +86,7 @@ class Journaling:
             Superseded: there is one.
             Permanent: it would be too large.
         """
+        entry.in_doubt = True
         _stands(entry, run, await self._journals.create(run))
 
     async def advance(self, entry: Entry, run: Run, *, confirmed: bool) -> bool:
@@ -149,11 +150,11 @@ class Journaling:
 
 def _stands(entry: Entry, run: Run, version: str) -> None:
     entry.run = entry.stored = run
-    entry.version, entry.ahead_since = version, None
+    entry.version, entry.ahead_since, entry.in_doubt = version, None, False
 
 
 def _forget(entry: Entry) -> None:
     """There is no run to go on with; what came of its effects concerns nobody any more."""
     entry.run = entry.stored = entry.ahead_since = None
-    entry.newer_schema = False
+    entry.newer_schema = entry.in_doubt = False
     entry.mailbox.clear()

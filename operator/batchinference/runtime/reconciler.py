@@ -133,7 +133,7 @@ class Reconciler:
         something comes of it after all, its receipt is read again.
         """
         run, jobs = entry.run, self._store.jobs_of(entry.key)
-        busy = entry.inflight or entry.mailbox
+        busy = entry.inflight or entry.mailbox or entry.in_doubt
         if busy or (run is not None and run.phase is not RunPhase.ENDED):
             return
         if all(map(rests, jobs)):
@@ -177,7 +177,8 @@ class Reconciler:
         """Make the journal, or find it; whether there is a run now."""
         rest = entry.run is None and all(map(rests, self._store.jobs_of(entry.key)))
         if job is None or rest:
-            return False
+            # Nobody else may know of a journal that was to be made for an object that has gone.
+            return entry.in_doubt and await self._journaling.find(entry)
         if entry.run is None and await self._journaling.find(entry):
             return not self._lacks_run(entry, job) or await self._begin(entry, job)
         if entry.newer_schema:
