@@ -6,6 +6,7 @@ it tries again, its memory is stale and no write of its own would tell it so.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
@@ -16,8 +17,9 @@ import pytest
 from batchinference.core.begin import key_of
 from batchinference.errors import Retry
 from batchinference.model.job import parse_job
-from batchinference.model.run import RunPhase, ShardState, SubmissionState
+from batchinference.model.run import ProviderPin, RunPhase, ShardState, SubmissionState
 from batchinference.model.work import FaultKind, TaskFault, TaskKind
+from batchinference.runtime.clients import Clients, Connected
 from builders import job
 from fakes.provider import FakeProvider
 from fakes.world import current_process
@@ -149,5 +151,34 @@ def test_an_input_that_another_has_deleted_does_not_mean_another_account(
         awake = True
         house.kube.mend_watches()
         await house.until(lambda: house.state() == "Succeeded")
+
+    play(scene)
+
+
+def test_a_step_that_waited_long_for_credentials_is_decided_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The first one is about to claim the output place of a run that the second one ends."""
+
+    async def scene(house: House) -> None:
+        old = await house.operator()
+        of_run, waits = Clients.of_run, [house.settings.call_timeout_s * 3]
+
+        async def slowly(self: Clients, pin: ProviderPin) -> Connected:
+            task = asyncio.current_task()
+            if waits and task is not None and task.get_name().startswith("task:Admit"):
+                await asyncio.sleep(waits.pop())
+            return await of_run(self, pin)
+
+        monkeypatch.setattr(Clients, "of_run", slowly)
+        body = house.give(job())
+        await house.until(lambda: not waits)
+        house.kube.break_watches(old.process)
+        house.kube.edit_spec(ref(), desiredState="Cancelled")
+        await house.operator()
+        await house.until(lambda: house.phase(key_of(parse_job(body))) is RunPhase.ENDED)
+        await house.pass_time(house.settings.call_timeout_s * 3)
+        assert started(old, TaskKind.ADMIT) == 0
+        assert CLAIM not in house.workers.store.objects
 
     play(scene)

@@ -177,6 +177,8 @@ class Effects:
                 raise
             not_sent = NotSent(fault.reason, fault.message)
             return SubmitAnswered(effect.shard, effect.ordinal, not_sent)
+        if self._clock.elapsed() - decided_at > self._settings.call_timeout_s:
+            raise Superseded("Reading credentials took so long that the decision may be old")
         if may_wait(effect, run):
             self._circuits.hold(run.provider.account)
         if isinstance(effect, StartTask):
