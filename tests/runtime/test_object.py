@@ -9,14 +9,16 @@ from typing import Any
 import pytest
 
 from batchinference.core.begin import key_of
+from batchinference.errors import Retry
 from batchinference.model.codec import encode
 from batchinference.model.job import parse_job
-from batchinference.model.run import RunPhase
+from batchinference.model.run import Run, RunPhase
 from batchinference.model.work import FaultKind, TaskFault, TaskKind
 from batchinference.ports import ObjectRef
 from batchinference.runtime import effects
 from batchinference.runtime.store import FINALIZER
 from builders import digest, job, openai_provider, run_of
+from fakes.journals import FakeJournals
 from runtime.house import House, play, ref
 
 PROVIDER = ObjectRef("InferenceProvider", "ml", "openai")
@@ -473,5 +475,49 @@ def test_a_mistake_in_the_provider_is_mended_there_while_nothing_is_staged() -> 
         assert run is not None
         assert run.staging.uri.startswith("s3://mended/ml/")
         await house.until(lambda: house.state() == "Succeeded")
+
+    play(scene)
+
+
+def test_what_was_staged_where_the_provider_led_before_goes_with_the_rest() -> None:
+    async def scene(house: House) -> None:
+        life = await house.operator()
+        life.refused[TaskKind.STAGE] = TaskFault(FaultKind.RETRY, "StagingUnavailable", "503")
+        body = house.give(job())
+        await house.until(lambda: house.run(body))
+        run = house.run(body)
+        assert run is not None
+        # As of a process that died in its first pass, which no journal tells of.
+        house.workers.store.objects[f"{run.staging.uri}shards/00000.jsonl"] = b"{}"
+        storage = openai_provider()["spec"]["storage"]
+        house.kube.edit_spec(PROVIDER, storage={**storage, "stagingURI": "s3://mended/ml/"})
+        life.refused.clear()
+        await house.until(lambda: house.phase(run.key) is RunPhase.ENDED)
+        assert house.state() == "Succeeded"
+        left = house.workers.store.under("s3://staging/") | house.workers.store.under("s3://mended")
+        assert not left
+
+    play(scene)
+
+
+def test_a_journal_that_nobody_confirmed_is_found_when_its_object_has_gone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    created = FakeJournals.create
+
+    async def unanswered(self: FakeJournals, run: Run) -> str:
+        await created(self, run)
+        raise Retry("Unavailable", "the API server did not answer")
+
+    async def scene(house: House) -> None:
+        await house.operator()
+        with monkeypatch.context() as broken:
+            broken.setattr(FakeJournals, "create", unanswered)
+            body = house.give(job())
+            await house.until(lambda: house.run(body))
+            house.kube.delete(ref())
+            await house.until(lambda: house.job() is None)
+        await house.until(lambda: house.phase(key_of(parse_job(body))) is RunPhase.ENDED)
+        assert house.server.batches == {}
 
     play(scene)

@@ -69,8 +69,10 @@ def has_nothing(run: Run) -> bool:
 
 def moved(run: Run, fresh: Run) -> Run:
     """A run that has nothing, from its beginning on the provider's new settings."""
+    left = {*run.left, run.staging.uri} - {fresh.staging.uri}
     return replace(
         run,
+        left=tuple(sorted(left)),
         phase=RunPhase.ADMITTING,
         provider=fresh.provider,
         limits=fresh.limits,

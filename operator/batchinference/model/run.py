@@ -309,6 +309,7 @@ class Run:
         adopted: an object came back and found it.
         submitted: of a receipt, whose shards are gone: something was accepted.
         parked_s: seconds that it was parked, before an object came back.
+        left: staging places that the run has left; passes over the input may have begun there.
     """
 
     key: str
@@ -342,6 +343,7 @@ class Run:
     adopted: bool = False
     submitted: bool = False
     parked_s: int = 0
+    left: tuple[str, ...] = ()
 
     def with_shard(self, shard: Shard) -> Run:
         """The run with that shard in place of the one of the same index."""

@@ -23,7 +23,16 @@ def clean(run: Run, bench: Workbench) -> Cleaned:
     bench.data.delete_files(run)
     bench.staging.delete_prefix(layout(run).prefix)
     _tidy(run, bench.output)
+    _clear_left(run, bench)
     return Cleaned()
+
+
+def _clear_left(run: Run, bench: Workbench) -> None:
+    """Staging where the provider led before: with the credentials of now, so as far as they go."""
+    for prefix in run.left:
+        if prefix.partition("://")[0] == run.staging.uri.partition("://")[0]:
+            with suppress(Fault):
+                bench.staging.delete_prefix(prefix)
 
 
 def _tidy(run: Run, place: ResultPlace) -> None:
@@ -46,4 +55,5 @@ def release(run: Run, bench: Workbench) -> Cleaned:
     bench.output.release(claim_of(run))
     bench.staging.delete_prefix(layout(run).prefix)
     bench.data.delete_files(run)
+    _clear_left(run, bench)
     return Cleaned()

@@ -170,6 +170,7 @@ def full_run():
         adopted=True,
         submitted=True,
         parked_s=60,
+        left=("s3://former/staging/",),
     )
 
 
