@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from batchinference.clock import Clock
-from fakes.clock import VirtualClock
+from fakes.clock import VirtualClock, VirtualLoop
 
 _PROCESS: contextvars.ContextVar[Process | None] = contextvars.ContextVar("process", default=None)
 
@@ -31,11 +31,15 @@ class Process:
 
     Attributes:
         died: set when it was killed.
+        is_frozen: stopped, as by SIGSTOP: nothing of it runs, and all of it goes on later.
     """
 
     def __init__(self, name: str, loop: asyncio.AbstractEventLoop) -> None:
         self.name = name
         self.alive = True
+        self.is_frozen = False
+        self._held: list[asyncio.Handle] = []
+        self._stopped_in: list[asyncio.Future[None]] = []
         self.died = asyncio.Event()
         self._loop = loop
         self._tasks: list[asyncio.Task[Any]] = []
@@ -55,9 +59,39 @@ class Process:
         """Call something as this process after a while; a death in between cancels it."""
         self._loop.call_later(delay, callback, *args, context=self._context.copy())
 
+    async def freeze(self) -> None:
+        """Stop the process here, in the middle of a call, until `thaw`.
+
+        Whatever becomes ready meanwhile (timers, answers, events) is kept. The call goes on first:
+        what was about to be sent is sent, however late, before any time-out is noticed.
+        """
+        self.is_frozen = True
+        here: asyncio.Future[None] = self._loop.create_future()
+        self._stopped_in.append(here)
+        if isinstance(self._loop, VirtualLoop):
+            self._loop.holds_back = _hold_back
+        await here
+
+    def thaw(self) -> None:
+        """Let it go on."""
+        self.is_frozen = False
+        stopped, self._stopped_in = self._stopped_in, []
+        for here in stopped:
+            if not here.done():
+                here.set_result(None)
+        held, self._held = self._held, []
+        if isinstance(self._loop, VirtualLoop):
+            self._loop.wake(held)
+
+    def hold(self, handle: asyncio.Handle) -> None:
+        """Keep what became ready while it is frozen."""
+        self._held.append(handle)
+
     def kill(self) -> None:
         """End it here and now, as `kill -9` would: no further effect of it reaches a fake."""
         self.alive = False
+        if self.is_frozen:
+            self.thaw()
         self.died.set()
         for handle in list(getattr(self._loop, "_scheduled", ())):
             if handle._context.get(_PROCESS) is self:
@@ -94,6 +128,14 @@ class Process:
         return [error for task in over if (error := task.exception()) is not None]
 
 
+def _hold_back(handle: asyncio.Handle) -> bool:
+    process = handle._context.get(_PROCESS)  # type: ignore[attr-defined]
+    if process is None or not process.is_frozen:
+        return False
+    process.hold(handle)
+    return True
+
+
 def current_process() -> Process | None:
     """Who is calling; None outside of any process."""
     return _PROCESS.get()
@@ -119,6 +161,7 @@ class World:
     Attributes:
         stuck_rate: how often a call takes longer one way than anybody waits for it.
         crash: asked at every point as (name, "before" | "after"); True kills the caller there.
+        freeze: asked likewise, at calls from outside alone; True stops the caller there.
         trace: told in one line what happened; for the report of a failing seed.
     """
 
@@ -136,6 +179,7 @@ class World:
         self.latency_s = latency_s
         self.stuck_rate = 0.0
         self.crash = crash
+        self.freeze: Callable[[str, str], bool] | None = None
         self._trace = trace
 
     def trace(self, line: str) -> None:
@@ -165,9 +209,11 @@ class World:
         The body must not await: it takes hold as a whole or, when the caller is dead, not at all.
         """
         await self.pause()
+        await self._freeze_point(name, "before")
         self.crash_point(name, "before")
         yield
         self.crash_point(name, "after")
+        await self._freeze_point(name, "after")
         await self.pause()
 
     async def pause(self) -> None:
@@ -175,6 +221,13 @@ class World:
         demand_life()
         await asyncio.sleep(self.delay())
         demand_life()
+
+    async def _freeze_point(self, name: str, when: str) -> None:
+        process = current_process()
+        if process is not None and self.freeze is not None and self.freeze(name, when):
+            self.trace(f"FREEZE {when} {name}")
+            await process.freeze()
+            self.trace("goes on")
 
     def crash_point(self, name: str, when: str) -> None:
         """Where the operator may die.

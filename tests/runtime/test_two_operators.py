@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -23,6 +24,7 @@ from batchinference.runtime.clients import Clients, Connected
 from builders import job
 from fakes.provider import FakeProvider
 from fakes.world import current_process
+from invariants import object_step_problems
 from runtime.house import HABITS, House, Life, play, ref
 
 REFUSED = TaskFault(FaultKind.RETRY, "StagingUnavailable", "503")
@@ -180,5 +182,29 @@ def test_a_step_that_waited_long_for_credentials_is_decided_again(
         await house.pass_time(house.settings.call_timeout_s * 3)
         assert started(old, TaskKind.ADMIT) == 0
         assert CLAIM not in house.workers.store.objects
+
+    play(scene)
+
+
+def test_an_operator_that_was_stopped_does_not_deny_an_end_that_another_wrote() -> None:
+    async def scene(house: House) -> None:
+        old = await house.operator()
+        body = house.give(job())
+        key = key_of(parse_job(body))
+
+        def stops(name: str, when: str) -> bool:
+            run = house.journals.peek(key)
+            sent = run is not None and [s.state for s in run.shards] == [ShardState.SUBMITTED]
+            return sent and (name, when) == ("journal.write", "after")
+
+        house.world.freeze = stops
+        await house.until(lambda: old.process.is_frozen)
+        house.world.freeze = None
+        await house.operator()
+        await house.until(lambda: house.state() == "Succeeded")
+        old.process.thaw()
+        await house.pass_time(60)
+        steps = pairwise(house.kube.history)
+        assert [p for before, after in steps for p in object_step_problems(before, after)] == []
 
     play(scene)

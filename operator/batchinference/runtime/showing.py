@@ -13,7 +13,13 @@ from batchinference.clock import Clock
 from batchinference.core.begin import starts_afresh
 from batchinference.core.notes import Notes
 from batchinference.core.problem import Problem
-from batchinference.core.view import Scene, conditions_in, is_shown_elsewhere, status_of
+from batchinference.core.view import (
+    Scene,
+    conditions_in,
+    is_final,
+    is_shown_elsewhere,
+    status_of,
+)
 from batchinference.errors import Fault, Superseded
 from batchinference.model.codec import encode
 from batchinference.model.job import BatchInferenceJob
@@ -71,6 +77,10 @@ class Showing:
         told = self._circuits.why_open(run.provider.account) if run and entry.queued else ""
         delay = (Reason.CIRCUIT_OPEN, told) if told else None
         for job in self._store.jobs_of(entry.key):
+            if run is not None and not run.is_over and is_final(job.status):
+                # Another operator wrote that end while we decided: it is read, and not denied.
+                self._queue.add_after(entry.key, _SUPERSEDED_S)
+                continue
             scene = Scene(
                 job=job,
                 run=run,
