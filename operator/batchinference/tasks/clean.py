@@ -18,13 +18,23 @@ def clean(run: Run, bench: Workbench) -> Cleaned:
     """After the manifest stands: the provider's files, then staging. What another installation has
     taken over, or had finished before, is not this one's to delete.
     """
-    if bench.output.taken_by(claim_of(run)):
+    if _is_taken(run, bench.output):
         return Cleaned()
     bench.data.delete_files(run)
     bench.staging.delete_prefix(layout(run).prefix)
     _tidy(run, bench.output)
     _clear_left(run, bench)
     return Cleaned()
+
+
+def _is_taken(run: Run, place: ResultPlace) -> bool:
+    """Whether another installation goes on with the run. Where that can't be read any more, nobody
+    does: its manifest stood there, and whoever takes such a place adopts the end.
+    """
+    try:
+        return bool(place.taken_by(claim_of(run)))
+    except Fault:
+        return False
 
 
 def _clear_left(run: Run, bench: Workbench) -> None:
