@@ -194,7 +194,7 @@ class Stack:
         local = {
             **(yaml.safe_load(chart_settings) or {}),
             "http": {"address": "127.0.0.1", "port": port},
-            "workers": {"count": 2, "spool": str(self.folder / "spool")},
+            "workers": {"count": 2, "spool": str(self.folder / f"spool-{name}")},
             "log": {"format": "text"},
         }
         settings = self.folder / f"{name}.yaml"
@@ -328,6 +328,7 @@ _PLURALS = {
     "batchinferencejob": (_OURS, "batchinferencejobs"),
     "inferenceprovider": (_OURS, "inferenceproviders"),
     "configmap": ("api/v1", "configmaps"),
+    "lease": ("apis/coordination.k8s.io/v1", "leases"),
     "namespace": ("api/v1", "namespaces"),
 }
 

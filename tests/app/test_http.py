@@ -17,7 +17,15 @@ class Site:
         self.wrong = ""
         self.metrics = PrometheusMetrics("1.2.3")
         checks = {"feed": lambda: self.wrong, "runtime": lambda: ""}
-        self.server = HTTPServer("127.0.0.1", 0, checks, self.metrics.exposition)
+        self.unready = ""
+        self.server = HTTPServer(
+            "127.0.0.1",
+            0,
+            checks,
+            self.metrics.exposition,
+            {"start": lambda: self.unready},
+            lambda: {"role": "standby", "leader": "a"},
+        )
         self.port = 0
 
     async def get(self, path: str) -> tuple[int, str, str]:
@@ -42,6 +50,17 @@ async def test_health_is_what_the_checks_say(site: Site) -> None:
     assert (status, text) == (503, '{"status": "failing", "feed": "the watches ended"}')
 
 
+async def test_readiness_is_health_and_more_and_says_who_leads(site: Site) -> None:
+    told = '"role": "standby", "leader": "a"'
+    assert (await site.get("/readyz"))[::2] == (200, f'{{"status": "ok", {told}}}')
+    site.unready = "not listed yet"
+    status, _, text = await site.get("/readyz")
+    assert (status, text) == (503, f'{{"status": "failing", {told}, "start": "not listed yet"}}')
+    assert (await site.get("/healthz"))[0] == 200
+    site.unready, site.wrong = "", "the watches ended"
+    assert (await site.get("/readyz"))[0] == 503
+
+
 async def test_metrics_are_in_the_exposition_format(site: Site) -> None:
     site.metrics.count("submissions_total", outcome="Accepted")
     status, kind, text = await site.get("/metrics")
@@ -52,7 +71,7 @@ async def test_metrics_are_in_the_exposition_format(site: Site) -> None:
 
 
 async def test_a_taken_port_is_told_with_what_to_do(site: Site) -> None:
-    again = HTTPServer("127.0.0.1", site.port, {}, lambda: b"")
+    again = HTTPServer("127.0.0.1", site.port, {}, lambda: b"", {}, dict)
     with pytest.raises(Stalled, match=rf"{site.port}.*address already in use.*`--port`") as caught:
         await again.start()
     assert "`http.port`" in caught.value.message

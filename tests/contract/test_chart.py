@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 import sync_chart
+from batchinference.app.settings import parse
 from control_plane import find_helm
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -253,8 +254,32 @@ def test_the_pod_runs_the_operator_with_its_settings_and_is_probed(render) -> No
     }
     assert no_proxy["name"] == "NO_PROXY"
     assert container["ports"] == [{"name": "http", "containerPort": 8080, "protocol": "TCP"}]
-    for probe in ("livenessProbe", "readinessProbe"):
-        assert container[probe]["httpGet"] == {"path": "/healthz", "port": "http"}
+    for probe, path in (("livenessProbe", "/healthz"), ("readinessProbe", "/readyz")):
+        assert container[probe]["httpGet"] == {"path": path, "port": "http"}
+
+
+def test_two_replicas_elect_a_leader_and_are_updated_one_by_one(render) -> None:
+    def told(manifests: list[Manifest]) -> tuple[Any, str, list[Any], int]:
+        (deployment,) = of_kind(manifests, "Deployment")
+        (settings,) = [m for m in of_kind(manifests, "ConfigMap") if "settings.yaml" in m["data"]]
+        election = (yaml.safe_load(settings["data"]["settings.yaml"]) or {}).get("leaderElection")
+        spec = deployment["spec"]
+        spread = spec["template"]["spec"].get("topologySpreadConstraints", [])
+        budgets = len(of_kind(manifests, "PodDisruptionBudget"))
+        return election, spec["strategy"]["type"], spread, budgets
+
+    assert told(render()) == (None, "Recreate", [], 0)
+    election, strategy, (spread,), budgets = told(render("replicaCount=2"))
+    assert election == {"enabled": True, "leaseName": "bio-batch-inference-operator"}
+    assert (strategy, budgets) == ("RollingUpdate", 1)
+    assert spread["whenUnsatisfiable"] == "ScheduleAnyway"
+    settings = parse({"leaderElection": election})
+    assert settings.settings.leader_election.enabled
+    own = ("replicaCount=2", "settings.leaderElection.leaseSeconds=20")
+    longer, *_ = told(render(*own, "podDisruptionBudget.enabled=false"))
+    assert longer == {**election, "leaseSeconds": 20}
+    assert told(render(*own, "podDisruptionBudget.enabled=false"))[3] == 0
+    assert told(render("podDisruptionBudget.enabled=true"))[3] == 1
 
 
 def test_the_way_out_of_the_cluster_is_in_the_pods_environment(render) -> None:
@@ -396,7 +421,7 @@ def test_optional_objects_are_off_until_switched_on(render, switch, kind) -> Non
     [
         pytest.param("bogus=1", "bogus", id="an unknown key"),
         pytest.param("rbac.bogus=1", "bogus", id="an unknown key below a known one"),
-        pytest.param("replicaCount=2", "replicaCount", id="more replicas than have a meaning"),
+        pytest.param("replicaCount=4", "replicaCount", id="more replicas than have a meaning"),
         pytest.param("image.digest=latest", "digest", id="a digest that is none"),
         pytest.param("watchNamespaces=ml", "watchNamespaces", id="text where a list is needed"),
         pytest.param(

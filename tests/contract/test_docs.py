@@ -359,7 +359,10 @@ KUBECTL_VERBS = {
     *("annotate", "apply", "config", "create", "delete", "describe", "explain", "get", "label"),
     *("logs", "patch", "rollout", "scale", "wait"),
 }
-OTHERS = {"configmap", "configmaps", "crd", "deployment", "namespace", "pods", "quota", "secret"}
+OTHERS = {
+    *("configmap", "configmaps", "crd", "deployment", "lease", "namespace", "pods", "quota"),
+    "secret",
+}
 
 
 @cache

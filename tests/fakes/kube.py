@@ -61,6 +61,7 @@ class FakeKube:
         refuses_finalizers: adding ours is forbidden.
         finalizer_calls, finalizer_writes: how often it was to be added or removed, and was.
         refused_status_writes: those with an outdated precondition.
+        secret_reads: how often a Secret was asked for.
     """
 
     def __init__(self, world: World | None = None, *, failure_rate: float = 0.0) -> None:
@@ -75,6 +76,7 @@ class FakeKube:
         self.finalizer_calls = 0
         self.finalizer_writes = 0
         self.refused_status_writes = 0
+        self.secret_reads = 0
         self.status_writes: dict[str, int] = {}
         self.on_change: Callable[[dict[str, Any]], None] | None = None
         self._world = world or World()
@@ -251,6 +253,7 @@ class FakeKube:
             self._changed(body, "MODIFIED")
 
     async def secret(self, namespace: str, name: str) -> Mapping[str, str] | None:
+        self.secret_reads += 1
         await self._read("secret")
         found = self.secrets.get((namespace, name))
         return dict(found) if found is not None else None

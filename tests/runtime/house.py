@@ -71,6 +71,7 @@ class Life:
 
     Attributes:
         refused: tasks that do nothing and fail in this one, and how.
+        leads: whether it may begin anything.
     """
 
     process: Process
@@ -78,6 +79,7 @@ class Life:
     runner: FakeRunner
     metrics: Counts
     refused: dict[TaskKind, TaskFault]
+    leads: bool = True
 
 
 class Complaints(logging.Handler):
@@ -144,6 +146,19 @@ class House:
         """Start an operator; without a watch it knows the journals alone. Another installation has
         journals of its own.
         """
+        life = self._life(installation or self.ours)
+        await life.process.spawn(life.operator.start())
+        if watching:
+            self.kube.watch(life.process, life.operator.observe)
+        return life
+
+    async def standby(self) -> Life:
+        """One that watches and does not begin."""
+        life = self._life(self.ours)
+        self.kube.watch(life.process, life.operator.observe)
+        return life
+
+    def _life(self, installation: str) -> Life:
         process = Process(f"op{len(self.lives) + 1}", asyncio.get_running_loop())
         refused: dict[TaskKind, TaskFault] = {}
 
@@ -152,16 +167,22 @@ class House:
 
         runner = FakeRunner(perform, self.world)
         metrics = Counts()
-        made: list[Operator] = []
-        process.run(lambda: made.append(self._operator(runner, metrics, installation or self.ours)))
-        life = Life(process, made[0], runner, metrics, refused)
-        self.lives.append(life)
-        await process.spawn(life.operator.start())
-        if watching:
-            self.kube.watch(process, life.operator.observe)
-        return life
+        made: list[Life] = []
 
-    def _operator(self, runner: FakeRunner, metrics: Metrics, installation: str) -> Operator:
+        def leads() -> bool:
+            return made[0].leads
+
+        def make() -> None:
+            operator = self._operator(runner, metrics, installation, leads)
+            made.append(Life(process, operator, runner, metrics, refused))
+
+        process.run(make)
+        self.lives.append(made[0])
+        return made[0]
+
+    def _operator(
+        self, runner: FakeRunner, metrics: Metrics, installation: str, leads: Callable[[], bool]
+    ) -> Operator:
         journals = self.journals if installation == self.ours else FakeJournals(self.world)
         return Operator(
             kube=self.kube,
@@ -176,6 +197,7 @@ class House:
             installation=installation,
             namespace="batch-inference-system",
             worker_connections={},
+            leads=leads,
         )
 
     async def die(self, life: Life) -> None:

@@ -61,6 +61,11 @@ app.kubernetes.io/part-of: batch-inference-operator
 {{- if .Values.watchNamespaces }}
 {{- $_ := set $settings "watchNamespaces" .Values.watchNamespaces }}
 {{- end }}
+{{- /* Several replicas without an election would poll several times and fight for every write. */}}
+{{- if gt (int .Values.replicaCount) 1 }}
+{{- $election := merge (dict "enabled" true "leaseName" (include "bio.fullname" .)) (default dict $settings.leaderElection) }}
+{{- $_ := set $settings "leaderElection" $election }}
+{{- end }}
 {{- toYaml $settings }}
 {{- end }}
 

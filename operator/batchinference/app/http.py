@@ -57,10 +57,16 @@ class LoopLag:
 
 
 class HTTPServer:
-    """`/healthz` and `/metrics`."""
+    """`/healthz`, `/readyz` and `/metrics`."""
 
     def __init__(
-        self, address: str, port: int, checks: Checks, exposition: Callable[[], bytes]
+        self,
+        address: str,
+        port: int,
+        checks: Checks,
+        exposition: Callable[[], bytes],
+        ready: Checks,
+        role: Callable[[], Mapping[str, str]],
     ) -> None:
         """Prepare it.
 
@@ -69,7 +75,11 @@ class HTTPServer:
             port: the same; 0 = any free one.
             checks: what health means.
             exposition: the metrics in the exposition format.
+            ready: what readiness means, beside health.
+            role: said with it: whether this replica leads, and who does.
         """
+        self._ready_checks = ready
+        self._role = role
         self._address = address
         self._port = port
         self._checks = checks
@@ -84,6 +94,7 @@ class HTTPServer:
         """
         application = web.Application()
         application.router.add_get("/healthz", self._health)
+        application.router.add_get("/readyz", self._ready)
         application.router.add_get("/metrics", self._metrics)
         self._runner = web.AppRunner(application, access_log=None)
         await self._runner.setup()
@@ -106,12 +117,22 @@ class HTTPServer:
             await self._runner.cleanup()
 
     async def _health(self, _: web.Request) -> web.Response:
-        wrong = {name: said for name, check in self._checks.items() if (said := check())}
-        status = 503 if wrong else 200
-        return web.json_response({"status": "failing" if wrong else "ok", **wrong}, status=status)
+        return _answer(_wrong(self._checks), {})
+
+    async def _ready(self, _: web.Request) -> web.Response:
+        return _answer({**_wrong(self._checks), **_wrong(self._ready_checks)}, self._role())
 
     async def _metrics(self, _: web.Request) -> web.Response:
         return web.Response(
             body=self._exposition(),
             headers={"Content-Type": CONTENT_TYPE},
         )
+
+
+def _wrong(checks: Checks) -> dict[str, str]:
+    return {name: said for name, check in checks.items() if (said := check())}
+
+
+def _answer(wrong: Mapping[str, str], told: Mapping[str, str]) -> web.Response:
+    said = {"status": "failing" if wrong else "ok", **told, **wrong}
+    return web.json_response(said, status=503 if wrong else 200)

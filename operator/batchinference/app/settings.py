@@ -18,6 +18,7 @@ import yaml
 
 from batchinference.errors import InvalidObject
 from batchinference.model.codec import decode, wire_name
+from batchinference.runtime.election import Terms
 from batchinference.runtime.settings import RuntimeSettings
 from batchinference.telemetry.logs import FORMATS, LEVELS
 
@@ -74,6 +75,28 @@ class KubeSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class ElectionSettings:
+    """Which of several replicas leads.
+
+    Attributes:
+        enabled: off, this process leads from its start on.
+        lease_name: of the Lease in the operator's namespace.
+        lease_seconds, renew_deadline_seconds, retry_period_seconds: see `runtime.election.Terms`.
+    """
+
+    enabled: bool = False
+    lease_name: str = "batch-inference-operator"
+    lease_seconds: int = 10
+    renew_deadline_seconds: int = 7
+    retry_period_seconds: int = 2
+
+    @property
+    def terms(self) -> Terms:
+        """The election's waits."""
+        return Terms(self.lease_seconds, self.renew_deadline_seconds, self.retry_period_seconds)
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """Everything that can be set.
 
@@ -95,6 +118,7 @@ class Settings:
     log: LogSettings = field(default_factory=LogSettings)
     workers: WorkerSettings = field(default_factory=WorkerSettings)
     kube: KubeSettings = field(default_factory=KubeSettings)
+    leader_election: ElectionSettings = field(default_factory=ElectionSettings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +211,10 @@ def _check(settings: Settings) -> None:
             raise InvalidObject(path, "must be one of " + ", ".join(f"'{w}'" for w in words))
     if settings.workers.spool and not Path(settings.workers.spool).is_absolute():
         raise InvalidObject("workers.spool", "must be an absolute path")
+    if flaw := settings.leader_election.terms.flaw:
+        raise InvalidObject("leaderElection", flaw)
+    if not settings.leader_election.lease_name:
+        raise InvalidObject("leaderElection.leaseName", "must be the name of a Lease")
     for number, namespace in enumerate(settings.watch_namespaces):
         if not namespace or any(sign in namespace for sign in "*?!,/ "):
             path = f"watchNamespaces[{number}]"

@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Awaitable, Callable, Mapping
+import uuid
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -16,6 +17,7 @@ from batchinference.adapters.kube.answers import Refusal
 from batchinference.adapters.kube.client import KubeClient
 from batchinference.adapters.kube.events import KubeEvents
 from batchinference.adapters.kube.journals import KubeJournals
+from batchinference.adapters.kube.leases import KubeLease
 from batchinference.adapters.kube.names import GROUP, RESOURCES, VERSION
 from batchinference.adapters.kube.objects import KubeObjects
 from batchinference.adapters.workers import WorkerPool, inherited_environment
@@ -28,10 +30,11 @@ from batchinference.app.settings import (
     own_namespace,
     spool_folder,
 )
-from batchinference.clock import SystemClock, system_randomness
+from batchinference.clock import Clock, SystemClock, system_randomness
 from batchinference.core.keys import installation_id
 from batchinference.errors import Retry, Stalled
 from batchinference.model.codec import encode
+from batchinference.runtime.election import Election
 from batchinference.runtime.operator import Operator
 from batchinference.telemetry.logs import hand_on
 from batchinference.telemetry.metrics import PrometheusMetrics
@@ -41,6 +44,7 @@ log = logging.getLogger(__name__)
 _KINDS_WAIT_S = 120.0
 _KINDS_EVERY_S = 2.0
 _TOKEN_EVERY_S = 60.0
+_LEASE_CONNECTIONS = 2
 
 
 class Assembly:
@@ -63,11 +67,16 @@ class Assembly:
         self._stack = AsyncExitStack()
         self._watched = self._watching = False
         self._operator: Operator | None = None
+        self._pool_of_workers: WorkerPool | None = None
         self._client: KubeClient | None = None
+        self._election: Election | None = None
+        self._candidacy: asyncio.Task[None] | None = None
+        self._over: BaseException | None = None
+        self._working = False
         self.port = 0
 
     async def start(self) -> None:
-        """Start everything but the watches.
+        """Start everything but the watches; where leaders are elected, the work begins later.
 
         Raises:
             Stalled, Retry: the port is taken, the API server can't be used, or our kinds are not
@@ -82,6 +91,9 @@ class Assembly:
             timeout_s=settings.kube.timeout_seconds,
         )
         self._stack.push_async_callback(client.close)
+        self._metrics.gauge("leading", 0)
+        if settings.leader_election.enabled:
+            await self._stand_for_election(clock)
         await wait_for_kinds(client, handlers.KINDS)
         kube = KubeObjects(client)
         await self._demand_namespace(kube)
@@ -99,8 +111,7 @@ class Assembly:
         recorder = KubeEvents(client, clock, socket.gethostname(), self._metrics)
         recorder.start()
         self._stack.push_async_callback(recorder.stop)
-        pool = self._pool()
-        pool.open()
+        pool = self._pool_of_workers = self._pool()
         self._stack.push_async_callback(pool.close)
         operator = Operator(
             kube=kube,
@@ -117,17 +128,21 @@ class Assembly:
             installation=installation,
             namespace=self._namespace,
             worker_connections=worker_connections,
+            leads=self._election.leads if self._election is not None else lambda: True,
         )
         self._stack.push_async_callback(operator.stop)
-        await operator.start()
+        self._stack.push_async_callback(self._withdraw)
         self._operator = operator
         self._client = client
+        if self._election is None:
+            await self._begin()
 
     async def watch(self, stop: asyncio.Event) -> None:
         """Feed events until `stop` is set or a signal comes.
 
         Raises:
-            Exception: the watches failed; end the process, so that it is started again.
+            Exception: the watches failed, or another replica leads now; end the process, so that
+                it is started again.
         """
         assert self._client is not None
         assert self._operator is not None
@@ -148,15 +163,79 @@ class Assembly:
             cleanup=cleanup,
         )
         self._watched = self._watching = True
+        if self._election is not None:
+            # Before kopf is: what is started since then it would end by itself.
+            self._candidacy = asyncio.create_task(
+                self._run_for(self._election, stop), name="candidacy"
+            )
         try:
             await handlers.watch(registry, namespaces, stop, ended)
         finally:
             self._watching = False
+        if self._over is not None:
+            raise self._over
 
     async def stop(self) -> None:
         """Stop everything that was started; a second time does nothing."""
         stack = self._stack.pop_all()
         await stack.aclose()
+
+    # ------------------------------------------------------------ leading
+
+    async def _stand_for_election(self, clock: Clock) -> None:
+        settings, election = self._settings, self._settings.leader_election
+        # Its own connections: a renewal must not wait for whatever else is asked.
+        client = await KubeClient.connect(
+            settings.kubeconfig,
+            max_connections=_LEASE_CONNECTIONS,
+            timeout_s=settings.kube.timeout_seconds,
+        )
+        self._stack.push_async_callback(client.close)
+        leases = KubeLease(client, self._namespace, election.lease_name)
+        identity = f"{socket.gethostname()}_{uuid.uuid4()}"
+        self._election = Election(leases, identity, election.terms, clock, system_randomness())
+        # Only when nothing is at work any more: this is called after all that comes later.
+        self._stack.push_async_callback(self._election.release)
+
+    async def _run_for(self, election: Election, stop: asyncio.Event) -> None:
+        """Wait for the lead and work for as long as it lasts; then the process ends."""
+        try:
+            await election.acquire()
+            await _while(self._begin(), election.hold())
+            self._over = Retry("LeaseLost", "Another replica may lead now; this process ends")
+        except Exception as fault:  # noqa: BLE001 - raised where the process waits for its end
+            self._over = fault
+        self._metrics.gauge("leading", 0)
+        if self._operator is not None:
+            await self._operator.stop()
+        stop.set()
+
+    async def _withdraw(self) -> None:
+        if self._candidacy is not None:
+            self._candidacy.cancel()
+            await asyncio.gather(self._candidacy, return_exceptions=True)
+
+    async def _begin(self) -> None:
+        """Begin to work."""
+        assert self._operator is not None
+        assert self._pool_of_workers is not None
+        self._metrics.gauge("leading", 1)
+        self._pool_of_workers.open()
+        await self._operator.start()
+        self._working = True
+
+    def _role(self) -> Mapping[str, str]:
+        if self._election is None:
+            return {"role": "leading"}
+        leads = self._election.leads()
+        return {"role": "leading" if leads else "standby", "leader": self._election.leader}
+
+    def _check_start(self) -> str:
+        """A standby is ready when it sees the objects: then it may take over."""
+        if not self._watching:
+            return "the watches have not begun"
+        leads = self._election is None or self._election.leads()
+        return "the journals are being read" if leads and not self._working else ""
 
     # ------------------------------------------------------------ parts
 
@@ -229,12 +308,14 @@ class Assembly:
             self._settings.http.port,
             checks,
             self._metrics.exposition,
+            {"start": self._check_start},
+            self._role,
         )
         self._stack.push_async_callback(http.stop)
         self.port = await http.start()
 
     def _check_runtime(self) -> str:
-        if self._operator is None or self._operator.alive():
+        if not self._working or self._operator is None or self._operator.alive():
             return ""
         return "a worker of the runtime ended"
 
@@ -259,6 +340,24 @@ class Assembly:
             await asyncio.gather(task, return_exceptions=True)
 
         self._stack.push_async_callback(end)
+
+
+async def _while(beginning: Coroutine[Any, Any, None], holding: Coroutine[Any, Any, None]) -> None:
+    """Hold the lead, and begin to work meanwhile; returns when the lead is lost.
+
+    Raises:
+        Exception: the work could not begin.
+    """
+    hold, begin = asyncio.ensure_future(holding), asyncio.ensure_future(beginning)
+    try:
+        await asyncio.wait({hold, begin}, return_when=asyncio.FIRST_COMPLETED)
+        if begin.done():
+            begin.result()
+        await hold
+    finally:
+        for task in (hold, begin):
+            task.cancel()
+        await asyncio.gather(hold, begin, return_exceptions=True)
 
 
 async def wait_for_kinds(

@@ -265,6 +265,7 @@ class Accounts:
         account.failures = 0
         self._circuits.answered(account.id)
         if not touch:
+            self._metrics.count("account_polls_total", outcome="ok")
             polled_at = self._clock.now().timestamp()
             self._metrics.gauge("account_polled_timestamp_seconds", polled_at, account=account.id)
         return wait
@@ -272,6 +273,7 @@ class Accounts:
     def _after_failure(self, account: Account, wait: float) -> float:
         """Seconds until the next poll."""
         account.failures += 1
+        self._metrics.count("account_polls_total", outcome="failed")
         most = self._settings.retry_most_s
         return max(wait, backoff_s(account.failures, wait, most, self._randomness.random()))
 

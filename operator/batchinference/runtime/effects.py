@@ -96,7 +96,9 @@ class Effects:
         done: Done,
         deliver: Callable[[str, Outcome], None],
         entries: Mapping[str, Entry],
+        leads: Callable[[], bool],
     ) -> None:
+        self._leads = leads
         self._store = store
         self._journals = journals
         self._clients = clients
@@ -116,7 +118,13 @@ class Effects:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def start(self, entry: Entry, effect: Effect, decided_at: float) -> None:
-        """Begin an effect. `decided_at` is the elapsed time from before its claim was written."""
+        """Begin an effect. `decided_at` is the elapsed time from before its claim was written.
+
+        Raises:
+            Retry: this process does not lead, or is late with renewing its lead.
+        """
+        if not self._leads():
+            raise Retry(Reason.PENDING, f"{effect.id} does not begin: this is not the leader now")
         if isinstance(effect, Announce):
             self._announce(entry, effect)
             return

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from batchinference.clock import Clock, Randomness
@@ -54,6 +54,7 @@ class Operator:
         installation: see protocol 1.2.
         namespace: the operator's own, where journals and cluster providers' Secrets are.
         worker_connections: how workers reach the API server; handed to every task as it is.
+        leads: whether this process may begin anything now; see `runtime.election`.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class Operator:
         installation: str,
         namespace: str,
         worker_connections: Mapping[str, Any],
+        leads: Callable[[], bool] = lambda: True,
     ) -> None:
         self._journals = journals
         self._clock = clock
@@ -140,6 +142,7 @@ class Operator:
             done=self._effect_done,
             deliver=self._deliver,
             entries=self._entries,
+            leads=leads,
         )
         self._census = Census(self._entries, self._store, clock, metrics)
         self._strays = Strays(
@@ -194,7 +197,9 @@ class Operator:
     # ---------------------------------------------------------------- the feed
 
     def observe(self, kind: str, event: str | None, body: Mapping[str, Any]) -> None:
-        """Take in one watch event. Does no I/O and never raises on what objects hold."""
+        """Take in one watch event; before `start`, too, for a standby that gets warm. Does no I/O
+        and never raises on what objects hold.
+        """
         for key in sorted(self._store.observe(kind, event, body)):
             self._queue.add(key)
 

@@ -79,6 +79,9 @@ DECLARED = (
         ("provider", "operation"),
     ),
     Declared(
+        "counter", "account_polls_total", "How often accounts were asked for news.", ("outcome",)
+    ),
+    Declared(
         "gauge",
         "account_polled_timestamp_seconds",
         "When an account with live batches was last asked with success.",
@@ -95,6 +98,7 @@ DECLARED = (
         ("account",),
     ),
     # the loop
+    Declared("gauge", "leading", "1 while this process leads, 0 while it stands by."),
     Declared("counter", "reconcile_errors_total", "Reconciliations that failed."),
     Declared(
         "counter",

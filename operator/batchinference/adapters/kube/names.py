@@ -76,6 +76,7 @@ CONFIG_MAPS = Resource("/api/v1", "configmaps", "ConfigMap")
 SECRETS = Resource("/api/v1", "secrets", "Secret")
 NAMESPACES = Resource("/api/v1", "namespaces", "Namespace", namespaced=False)
 EVENTS = Resource("/apis/events.k8s.io/v1", "events", "Event")
+LEASES = Resource("/apis/coordination.k8s.io/v1", "leases", "Lease")
 
 RESOURCES = {
     resource.kind: resource
