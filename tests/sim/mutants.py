@@ -206,9 +206,7 @@ MUTANTS = (
     Mutant("forget the claim", forget_the_claim, "could bill", (8,)),
     Mutant("send again after a restart", send_again_after_a_restart, "accepted twice", (2,)),
     Mutant("believe one listing", believe_one_listing, "could bill", (1,)),
-    Mutant(
-        "ignore the journal's version", ignore_the_journals_version, "ordinals restarted", (10,)
-    ),
+    Mutant("ignore the journal's version", ignore_the_journals_version, "forgot ordinal", (95,)),
     Mutant("claim after sending", claim_after_sending, "accepted twice"),
     Mutant("restart ordinals", restart_ordinals, "do not rise"),
     Mutant("never cancel", never_cancel, "never cancelled", (69,)),
@@ -217,8 +215,8 @@ MUTANTS = (
     Mutant("never sweep", never_sweep, "never ends", (67,)),
     Mutant("believe a refusal after a lost answer", refuse_after_an_unanswered_try, "could bill"),
     Mutant("believe a cut listing", believe_a_cut_listing, "could bill", (15,)),
-    Mutant("leave late batches alone", leave_late_batches_alone, "never ends", (40,)),
+    Mutant("leave late batches alone", leave_late_batches_alone, "never ends", (235,)),
     Mutant("never look back", never_look_back, "accepted twice", (26,)),
-    Mutant("forget an end that came early", forget_an_end_that_came_early, "never", (89,)),
+    Mutant("forget an end that came early", forget_an_end_that_came_early, "never", (109,)),
 )
 """All of them."""
