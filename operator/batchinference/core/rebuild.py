@@ -125,7 +125,8 @@ def searched(run: Run, notes: Notes, found: Searched, setting: Setting) -> tuple
     notes = notes.with_absence(LOOK, setting.now, complete=complete or enough)
     if not _is_settled(notes.looks[LOOK], setting) or (found.found and not is_staged):
         return run, notes
-    return _taken_in(run, notes.without_looks(LOOK), found.found, setting)
+    is_all = complete or earlier.certain or _covers(run, found.found)
+    return _taken_in(run, notes.without_looks(LOOK), found.found, setting, is_all=is_all)
 
 
 def _is_settled(look: Look, setting: Setting) -> bool:
@@ -158,8 +159,11 @@ def _matches(run: Run, view: BatchView) -> bool:
 
 
 def _taken_in(
-    run: Run, notes: Notes, found: tuple[BatchView, ...], setting: Setting
+    run: Run, notes: Notes, found: tuple[BatchView, ...], setting: Setting, *, is_all: bool
 ) -> tuple[Run, Notes]:
+    """The run with what was found. Where that may not be all of it, a cancelled run ends all the
+    same, but the next life of it asks again.
+    """
     known = {made.batch_id for shard in run.shards for made in shard.made}
     fresh = [view for view in found if view.id not in known]
     ordinals = [v.submission.ordinal for v in fresh if v.submission]
@@ -171,7 +175,8 @@ def _taken_in(
     ours = [view for view in sorted(fresh, key=_age) if _matches(run, view)]
     run, notes = batches_seen(run, notes, ours, setting)
     strange = tuple(v.id for v in fresh if not _matches(run, v) and not v.is_void)
-    rest = Earlier(asking=False, expected=True, strange=strange) if strange else None
+    is_settled = is_all and not strange
+    rest = None if is_settled else Earlier(asking=False, expected=True, strange=strange)
     return replace(run, earlier=rest, adopted=run.adopted or bool(fresh)), notes
 
 

@@ -47,8 +47,8 @@ def receipt(run: Run) -> Run:
 
 
 def _unasked(run: Run) -> Earlier | None:
-    """What was never looked for is looked for when the run starts afresh."""
-    return run.earlier and replace(run.earlier, accepted=False, certain=False, shown=(), strange=())
+    """What was not all found is looked for when the run starts afresh."""
+    return run.earlier and Earlier(asking=True, expected=run.earlier.expected)
 
 
 def absolute(run: Run) -> Results | None:

@@ -367,9 +367,20 @@ def test_a_cancelled_run_takes_what_there_is_and_cancels_it() -> None:
     run = staged(earlier=LOST, cancel=Cancel(CancelWhy.DELETED, NOW))
     found = [batch(run, 0)]
     run, notes = told(run, found, found, complete=False)
-    assert run.earlier is None
+    assert run.earlier is not None
+    assert not run.earlier.asking
     decision = decide_once(run, notes, gone=True, now=after(SETTLED_S))
     assert CancelBatch(0, "batch-0-1") in decision.effects
+
+
+def test_the_next_life_of_a_cancelled_run_asks_again_where_not_all_was_told() -> None:
+    run = staged(earlier=LOST, cancel=Cancel(CancelWhy.DELETED, NOW))
+    run, notes = told(run, [], [], complete=False)
+    ended = decide_once(run, notes, gone=True, now=after(SETTLED_S)).run
+    assert ended.phase is RunPhase.CLEANING
+    assert not ended.was_submitted
+    kept = receipt(ended).earlier
+    assert kept == Earlier(asking=True, expected=True)
 
 
 def test_a_cancelled_run_does_not_wait_for_ever_for_what_it_may_have() -> None:
