@@ -343,7 +343,7 @@ def test_the_pod_is_admitted_under_the_restricted_profile(chart: ControlPlane) -
         ("watch", "batchinferencejobs.batchinference.dev", "*", True),
         ("patch", "batchinferencejobs.batchinference.dev/status", "*", True),
         ("create", "batchinferencejobs.batchinference.dev", "*", False),
-        ("delete", "batchinferencejobs.batchinference.dev", "*", False),
+        ("delete", "batchinferencejobs.batchinference.dev", "*", True),  # ttlSecondsAfterFinished
         ("patch", "inferenceproviders.batchinference.dev", "*", False),
         ("watch", "clusterinferenceproviders.batchinference.dev", "*", True),
         ("get", "secrets", "*", True),
