@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from batchinference.model.job import KIND as JOB_KIND
 from batchinference.model.job import MANAGED_BY
 from batchinference.runtime.store import Store
-from builders import job
+from builders import job, openai_provider
 
 
 @pytest.mark.parametrize(
@@ -23,3 +24,17 @@ def test_a_job_that_names_another_controller_is_managed_elsewhere(
     if managed_by is None:
         del body["spec"]["managedBy"]
     assert bool(Store().observe(JOB_KIND, "ADDED", body)) == ours
+
+
+def test_the_end_of_an_earlier_provider_does_not_take_its_successor_away() -> None:
+    store, kind = Store(), "InferenceProvider"
+    old, new = (copy.deepcopy(openai_provider()) for _ in range(2))
+    old["metadata"] |= {"uid": "old", "resourceVersion": "5"}
+    new["metadata"] |= {"uid": "new", "resourceVersion": "7"}
+    store.observe(kind, "ADDED", old)
+    (key,) = store.observe(kind, "ADDED", new)
+    assert store.observe(kind, "MODIFIED", old) == set()
+    assert store.observe(kind, "DELETED", old) == set()
+    assert store.providers[key].provider.metadata.uid == "new"
+    assert store.observe(kind, "DELETED", new) == {key}
+    assert not store.providers

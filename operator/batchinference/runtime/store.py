@@ -229,6 +229,9 @@ class Store:
     def _observe_provider(self, kind: str, event: str | None, body: Mapping[str, Any]) -> set[str]:
         meta = body.get("metadata", {})
         key = provider_key(kind, str(meta.get("namespace", "")), str(meta.get("name", "")))
+        before = self.providers.get(key)
+        if before is not None and _is_predecessor(parse_metadata(body), before, event):
+            return set()
         if event == "DELETED":
             self.providers.pop(key, None)
             return {key}
@@ -238,7 +241,6 @@ class Store:
             # The schema forbids it; without the schema such an object is as good as absent.
             self.providers.pop(key, None)
             return {key}
-        before = self.providers.get(key)
         self.providers[key] = seen
         same = before is not None and _same_provider(before.provider, seen.provider)
         was = before is not None and before.provider.metadata.is_paused
@@ -348,6 +350,16 @@ def _is_stripped(before: BatchInferenceJob, job: BatchInferenceJob) -> bool:
     other.
     """
     return bool(before.status.get("runKey")) and not job.status.get("runKey")
+
+
+def _is_predecessor(meta: ObjectMeta, held: SeenProvider, event: str | None) -> bool:
+    """Whether the event is of an earlier object of that name: the feed keeps the order of events
+    of one object, not that of an object and its successor.
+    """
+    newer = held.provider.metadata
+    if meta.uid == newer.uid:
+        return False
+    return event == "DELETED" or _is_older(meta, newer.resource_version)
 
 
 def _same_provider(old: InferenceProvider, new: InferenceProvider) -> bool:
