@@ -179,7 +179,7 @@ def test_e12_a_running_job_that_is_stripped_of_everything_is_followed(pair: Pair
     pair.team.stack.wait_until_healthy(operator)
     pair.wait_live()
     for name in pair.names:
-        assert has_finalizer(pair, name)
+        wait_for(f"the finalizer of {name}", lambda name=name: has_finalizer(pair, name))
     pair.let_finish()
     pair.check_paid_once()
 
