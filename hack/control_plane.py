@@ -162,6 +162,10 @@ class ControlPlane:
         """Stop and start etcd, and wait until the API server is ready again."""
         self.etcd.stop()
         self.start_etcd()
+        self.wait_until_ready()
+
+    def wait_until_ready(self) -> None:
+        """Wait until the API server is ready, which needs etcd."""
         self._wait_for(self.apiserver, self._apiserver_ready)
 
     def restart_controller_manager(self) -> None:

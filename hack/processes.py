@@ -26,6 +26,15 @@ _STOP_TIMEOUT_S = 3.0
 _STARTER = ThreadPoolExecutor(max_workers=1, thread_name_prefix="control-plane-starter")
 
 
+def dying_with_us() -> tuple[str, ...]:
+    """The beginning of a command line whose program the kernel kills when this process is gone.
+
+    A program that changes its credentials, as one does that enters a user namespace, loses that;
+    so what it starts has to begin with this again.
+    """
+    return (sys.executable, "-I", "-S", str(_WRAPPER), str(os.getpid()))
+
+
 class StartFailed(RuntimeError):
     """A program ended or did not become ready; the message holds the end of its log."""
 
@@ -107,7 +116,7 @@ class Program:
     def _spawn(self) -> subprocess.Popen[bytes]:
         with self.log.open("ab") as log:
             return subprocess.Popen(
-                [sys.executable, "-I", "-S", _WRAPPER, str(os.getpid()), *self._command],
+                [*dying_with_us(), *self._command],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

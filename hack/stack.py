@@ -183,8 +183,13 @@ class Stack:
             *("--create-namespace", "--values", str(values)),
         )
 
-    def start_operator(self, name: str = "operator") -> Operator:
-        """Start one operator process as the chart's ServiceAccount, with the chart's settings."""
+    def start_operator(self, name: str = "operator", *, wrapper: Sequence[str] = ()) -> Operator:
+        """Start one operator process as the chart's ServiceAccount, with the chart's settings.
+
+        Args:
+            name: of the process and its files; its workers' is the folder `spool-<name>`.
+            wrapper: a command that becomes the one that it is given as its last arguments.
+        """
         kubeconfig = self.control_plane.service_account_kubeconfig(OPERATOR_NAMESPACE, RELEASE)
         chart_settings = self.control_plane.kubectl(
             *("get", "configmap", f"{RELEASE}-settings", "--namespace", OPERATOR_NAMESPACE),
@@ -200,6 +205,7 @@ class Stack:
         settings = self.folder / f"{name}.yaml"
         settings.write_text(yaml.safe_dump(local))
         command = [
+            *wrapper,
             *(sys.executable, "-m", "batchinference.app.main", "run"),
             *("--settings", str(settings), "--kubeconfig", str(kubeconfig)),
             *("--namespace", OPERATOR_NAMESPACE),
@@ -307,9 +313,23 @@ class Operator(Program):
         except OSError:
             return False
 
+    def health(self) -> dict[str, str]:
+        """What its health check says.
+
+        Raises:
+            OSError: it does not answer, or not that it is healthy.
+        """
+        with urlopen(f"http://127.0.0.1:{self.port}/healthz", timeout=2) as answer:
+            said: dict[str, str] = json.load(answer)
+        return said
+
+    def children(self) -> list[int]:
+        """The process ids of its workers."""
+        return _children(self.pid)
+
     def kill_all(self) -> None:
         """`kill -9` of the operator and its worker processes."""
-        children = _children(self.pid)
+        children = self.children()
         self.kill()
         for child in children:
             with contextlib.suppress(ProcessLookupError):

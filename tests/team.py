@@ -144,10 +144,14 @@ class Team:
 
     def tag(self, name: str) -> str:
         """The run tag of a job."""
+        return self.tag_of(self.status(name)["runKey"])
+
+    def tag_of(self, run_key: str) -> str:
+        """The run tag of a run that this installation was the first to claim."""
         system = self.stack.get("namespace", "kube-system", "")
         assert system is not None
         installation = installation_id(system["metadata"]["uid"], OPERATOR_NAMESPACE)
-        return run_tag(installation, self.status(name)["runKey"])
+        return run_tag(installation, run_key)
 
     def accepted(self, tag: str) -> Counter[tuple[int, int]]:
         """How many batches the sandbox accepted, by (shard, ordinal) of a run."""

@@ -18,6 +18,7 @@ class Site:
         self.metrics = PrometheusMetrics("1.2.3")
         checks = {"feed": lambda: self.wrong, "runtime": lambda: ""}
         self.unready = ""
+        self.lacking: dict[str, str] = {}
         self.server = HTTPServer(
             "127.0.0.1",
             0,
@@ -25,6 +26,7 @@ class Site:
             self.metrics.exposition,
             {"start": lambda: self.unready},
             lambda: {"role": "standby", "leader": "a"},
+            lambda: self.lacking,
         )
         self.port = 0
 
@@ -48,6 +50,12 @@ async def test_health_is_what_the_checks_say(site: Site) -> None:
     site.wrong = "the watches ended"
     status, _, text = await site.get("/healthz")
     assert (status, text) == (503, '{"status": "failing", "feed": "the watches ended"}')
+
+
+async def test_what_is_lacking_is_told_and_is_no_reason_for_a_restart(site: Site) -> None:
+    site.lacking = {"unserved": "inferenceproviders"}
+    status, _, text = await site.get("/healthz")
+    assert (status, text) == (200, '{"status": "ok", "unserved": "inferenceproviders"}')
 
 
 async def test_readiness_is_health_and_more_and_says_who_leads(site: Site) -> None:

@@ -20,6 +20,7 @@ from team import Team, chat, jsonl
 RECORDS = 8
 SHARDS = 2
 _SMALL = {"limits": {"maxRecordsPerBatch": RECORDS // SHARDS, "minRecordsPerBatch": 1}}
+_NOT_LOOKED_AT = '[{"op":"replace","path":"/status","value":{"observedGeneration":-1}}]'
 _KEPT = ("runKey", "startTime", "completionTime", "requestCounts", "usage", "outputs", "progress")
 """What the status of a finished run says for ever, whoever shows it."""
 
@@ -74,6 +75,15 @@ class Pair:
                 *("patch", "bij", name, "--type=merge", f"--patch={json.dumps(merge)}", *options)
             )
 
+    def strip(self) -> None:
+        """Take away every annotation and finalizer, and the whole status."""
+        self.patch({"metadata": {"annotations": None, "finalizers": None}})
+        for name in self.names:
+            self.team.kubectl(
+                *("patch", "bij", name, "--subresource=status", "--type=json"),
+                f"--patch={_NOT_LOOKED_AT}",
+            )
+
     def delete(self) -> None:
         """`kubectl delete` both, and wait until they are gone."""
         self.team.kubectl("delete", "bij", *self.names, "--timeout=120s")
@@ -86,9 +96,9 @@ class Pair:
         return changed
 
     def delete_journals(self) -> None:
-        """Take the journals of both runs away."""
+        """Take the journals of both runs away, if there are any."""
         self.team.stack.control_plane.kubectl(
-            *("delete", "configmap", "--namespace", OPERATOR_NAMESPACE),
+            *("delete", "configmap", "--namespace", OPERATOR_NAMESPACE, "--ignore-not-found"),
             *(f"run-{key}" for key in self.keys.values()),
         )
 

@@ -9,8 +9,6 @@ from cluster.pair import SHARDS, Pair, elsewhere
 from control_plane import CommandFailed
 from stack import wait_for
 
-NOT_LOOKED_AT = '[{"op":"replace","path":"/status","value":{"observedGeneration":-1}}]'
-
 
 def has_finalizer(pair: Pair, name: str) -> bool:
     return bool(pair.get(name)["metadata"].get("finalizers"))
@@ -163,7 +161,7 @@ def test_e9_what_is_paid_for_can_not_be_edited(pair: Pair, phase: str) -> None:
 
 def test_e12_a_finished_job_that_is_stripped_of_its_status_shows_it_again(pair: Pair) -> None:
     before = pair.run_to_the_end()
-    strip(pair)
+    pair.strip()
     for name in pair.names:
         pair.team.wait_condition(name, "Complete")
         pair.check_same(name, before)
@@ -174,7 +172,7 @@ def test_e12_a_running_job_that_is_stripped_of_everything_is_followed(pair: Pair
     pair.run_live()
     operator = pair.team.stack.operators[0]
     operator.kill_all()
-    strip(pair)
+    pair.strip()
     operator.start()
     pair.team.stack.wait_until_healthy(operator)
     pair.wait_live()
@@ -182,13 +180,3 @@ def test_e12_a_running_job_that_is_stripped_of_everything_is_followed(pair: Pair
         wait_for(f"the finalizer of {name}", lambda name=name: has_finalizer(pair, name))
     pair.let_finish()
     pair.check_paid_once()
-
-
-def strip(pair: Pair) -> None:
-    """Take away every annotation and finalizer, and the whole status."""
-    pair.patch({"metadata": {"annotations": None, "finalizers": None}})
-    for name in pair.names:
-        pair.team.kubectl(
-            *("patch", "bij", name, "--subresource=status", "--type=json"),
-            f"--patch={NOT_LOOKED_AT}",
-        )

@@ -1,17 +1,52 @@
-"""Two operators at once: E13."""
+"""One operator that dies, and two of them at once: E11 and E13."""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections.abc import Iterator
 
 import pytest
 
+from batchinference.core.begin import key_of
+from batchinference.model.job import parse_job
 from cluster.pair import SHARDS, Pair
-from stack import Operator, wait_for
+from stack import OPERATOR_NAMESPACE, Operator, wait_for
 
 CREATES = (("openai", "batches.create"), ("bedrock", "CreateModelInvocationJob"))
+
+
+@pytest.mark.parametrize(("provider", "create"), CREATES)
+def test_e11_the_operator_dies_between_acceptance_and_the_journal(
+    pair: Pair, provider: str, create: str
+) -> None:
+    team, operator = pair.team, pair.team.stack.operators[0]
+    pair.only(provider)
+    team.control.hold()
+    held = team.control.fault(provider, "delay", create, seconds=30, when="after", times=None)
+    before = len(team.control.state()[provider]["submissions"])
+    pair.apply()
+    wait_for(
+        "one accepted, whose answer is held back",
+        lambda: len(team.control.state()[provider]["submissions"]) > before,
+    )
+    operator.kill_all()
+    assert held
+    (name,) = pair.names
+    # Its status may say nothing yet: the key is that of the content.
+    key = key_of(parse_job(pair.get(name)))
+    journal = team.stack.get("configmap", f"run-{key}", OPERATOR_NAMESPACE)
+    assert journal is not None
+    shards = json.loads(journal["data"]["journal"])["shards"]
+    made = [submission for shard in shards for submission in shard.get("submissions", [])]
+    assert {(m["state"], m.get("batchID", "")) for m in made} == {("Claimed", "")}
+    team.control.clear_faults()
+    operator.start()
+    team.stack.wait_until_healthy(operator)
+    pair.wait_live()
+    pair.let_finish()
+    pair.check_paid_once()
 
 
 @pytest.fixture

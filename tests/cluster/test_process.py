@@ -18,7 +18,7 @@ import pytest
 
 from batchinference.adapters.kube import names
 from batchinference.adapters.kube.client import KubeClient
-from batchinference.app.wiring import wait_for_kinds
+from batchinference.app.kinds import wait_for_kinds
 from batchinference.errors import Stalled
 from control_plane import ControlPlane
 from stack import wait_for

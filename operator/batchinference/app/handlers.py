@@ -25,6 +25,7 @@ Feed = Callable[[str, str | None, Mapping[str, Any]], None]
 """Called with a kind, the event's type (None = from a listing) and the object as it is."""
 
 KINDS = ("BatchInferenceJob", "InferenceProvider", "ClusterInferenceProvider")
+"""The first is the one that nothing can be done without."""
 
 UNUSED_FINALIZER = f"{GROUP}/kopf-unused"
 """Kopf takes the finalizer of its settings off every object it meets: never ours."""
@@ -124,6 +125,8 @@ def build_settings() -> kopf.OperatorSettings:
     settings.watching.chunk_size = 500
     settings.networking.request_timeout = 30
     settings.networking.connect_timeout = 5
+    # An API server, or a definition, that comes back is noticed within seconds.
+    settings.networking.error_backoffs = (1, 1, 2, 3, 5)
     settings.persistence.finalizer = UNUSED_FINALIZER
     settings.process.ultimate_exiting_timeout = 60
     return settings
@@ -155,8 +158,8 @@ async def watch(
 
 
 async def _end_at_last(ended: asyncio.Event) -> None:
-    """End the process when kopf does not. When one watch fails, as it does when its definition is
-    deleted, the others may take their cancellation for a pause and go on, and kopf waits for them.
+    """End the process when kopf does not. When one watch fails, the others may take their
+    cancellation for a pause and go on, and kopf waits for them.
     """
     await ended.wait()
     await asyncio.sleep(_KOPF_ENDS_S)

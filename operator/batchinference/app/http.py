@@ -67,6 +67,7 @@ class HTTPServer:
         exposition: Callable[[], bytes],
         ready: Checks,
         role: Callable[[], Mapping[str, str]],
+        lacking: Callable[[], Mapping[str, str]] = dict,
     ) -> None:
         """Prepare it.
 
@@ -77,7 +78,9 @@ class HTTPServer:
             exposition: the metrics in the exposition format.
             ready: what readiness means, beside health.
             role: said with it: whether this replica leads, and who does.
+            lacking: said with health: what the process lacks, where a restart mends nothing.
         """
+        self._lacking = lacking
         self._ready_checks = ready
         self._role = role
         self._address = address
@@ -117,7 +120,7 @@ class HTTPServer:
             await self._runner.cleanup()
 
     async def _health(self, _: web.Request) -> web.Response:
-        return _answer(_wrong(self._checks), {})
+        return _answer(_wrong(self._checks), self._lacking())
 
     async def _ready(self, _: web.Request) -> web.Response:
         return _answer({**_wrong(self._checks), **_wrong(self._ready_checks)}, self._role())

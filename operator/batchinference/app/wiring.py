@@ -13,16 +13,15 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack
 from typing import Any
 
-from batchinference.adapters.kube.answers import Refusal
 from batchinference.adapters.kube.client import KubeClient
 from batchinference.adapters.kube.events import KubeEvents
 from batchinference.adapters.kube.journals import KubeJournals
 from batchinference.adapters.kube.leases import KubeLease
-from batchinference.adapters.kube.names import GROUP, RESOURCES, VERSION
 from batchinference.adapters.kube.objects import KubeObjects
 from batchinference.adapters.workers import WorkerPool, inherited_environment
 from batchinference.app import handlers
 from batchinference.app.http import HTTPServer, LoopLag
+from batchinference.app.kinds import until_served, wait_for_kinds
 from batchinference.app.providers import Providers
 from batchinference.app.settings import (
     Configuration,
@@ -41,8 +40,6 @@ from batchinference.telemetry.metrics import PrometheusMetrics
 
 log = logging.getLogger(__name__)
 
-_KINDS_WAIT_S = 120.0
-_KINDS_EVERY_S = 2.0
 _TOKEN_EVERY_S = 60.0
 _LEASE_CONNECTIONS = 2
 
@@ -69,6 +66,7 @@ class Assembly:
         self._operator: Operator | None = None
         self._pool_of_workers: WorkerPool | None = None
         self._client: KubeClient | None = None
+        self._unwatched: tuple[str, ...] = ()
         self._election: Election | None = None
         self._candidacy: asyncio.Task[None] | None = None
         self._over: BaseException | None = None
@@ -94,7 +92,7 @@ class Assembly:
         self._metrics.gauge("leading", 0)
         if settings.leader_election.enabled:
             await self._stand_for_election(clock)
-        await wait_for_kinds(client, handlers.KINDS)
+        self._unwatched = await wait_for_kinds(client, handlers.KINDS)
         kube = KubeObjects(client)
         await self._demand_namespace(kube)
         installation = settings.installation_id or await self._installation(kube)
@@ -141,8 +139,8 @@ class Assembly:
         """Feed events until `stop` is set or a signal comes.
 
         Raises:
-            Exception: the watches failed, or another replica leads now; end the process, so that
-                it is started again.
+            Exception: the watches failed, another replica leads now, or kinds are served now that
+                were not at the start; end the process, so that it is started again.
         """
         assert self._client is not None
         assert self._operator is not None
@@ -168,12 +166,31 @@ class Assembly:
             self._candidacy = asyncio.create_task(
                 self._run_for(self._election, stop), name="candidacy"
             )
+        if self._unwatched:
+            self._background(lambda: self._wait_for_the_rest(stop), "kinds")
         try:
             await handlers.watch(registry, namespaces, stop, ended)
         finally:
             self._watching = False
         if self._over is not None:
             raise self._over
+
+    async def _wait_for_the_rest(self, stop: asyncio.Event) -> None:
+        """End the process once the kinds are served that it had to start without: kopf looks for
+        what there is only at its start.
+        """
+        assert self._client is not None
+        await until_served(self._client, self._unwatched)
+        again = ", ".join(self._unwatched)
+        self._over = Retry(
+            "KindsServed", f"{again} are served now; this process ends, to start anew"
+        )
+        stop.set()
+
+    def _lacking(self) -> Mapping[str, str]:
+        """What the health check says beside "ok": definitions that are not there."""
+        unserved = {*self._unwatched, *(self._client.unserved if self._client else ())}
+        return {"unserved": ", ".join(sorted(unserved))} if unserved else {}
 
     async def stop(self) -> None:
         """Stop everything that was started; a second time does nothing."""
@@ -310,6 +327,7 @@ class Assembly:
             self._metrics.exposition,
             {"start": self._check_start},
             self._role,
+            self._lacking,
         )
         self._stack.push_async_callback(http.stop)
         self.port = await http.start()
@@ -358,43 +376,3 @@ async def _while(beginning: Coroutine[Any, Any, None], holding: Coroutine[Any, A
         for task in (hold, begin):
             task.cancel()
         await asyncio.gather(hold, begin, return_exceptions=True)
-
-
-async def wait_for_kinds(
-    client: KubeClient,
-    kinds: tuple[str, ...],
-    *,
-    within_s: float = _KINDS_WAIT_S,
-    every_s: float = _KINDS_EVERY_S,
-) -> None:
-    """Wait until the API server serves our kinds: the watches would stay deaf without.
-
-    Raises:
-        Stalled: it does not serve them in time.
-    """
-    wanted = {RESOURCES[kind].plural for kind in kinds}
-    loop = asyncio.get_running_loop()
-    deadline, said = loop.time() + within_s, False
-    while True:
-        try:
-            served = await client.call("GET", f"/apis/{GROUP}/{VERSION}")
-            missing = wanted - {item["name"] for item in served.get("resources") or ()}
-            why = f"it does not serve {', '.join(sorted(missing))}" if missing else ""
-        except Refusal as refusal:
-            if refusal.code != 404:
-                raise refusal.fault() from refusal
-            why = f"it does not serve {GROUP}/{VERSION}"
-        except Retry as fault:
-            why = fault.message
-        if not why:
-            return
-        if loop.time() > deadline:
-            raise Stalled(
-                "KindsNotServed",
-                f"The API server at {client.host} can't be used: {why}. Are the "
-                "CustomResourceDefinitions installed?",
-            )
-        if not said:
-            log.warning("waiting for the API server: %s", why)
-            said = True
-        await asyncio.sleep(every_s)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 import yaml
 from aiohttp import web
@@ -99,6 +100,25 @@ async def test_a_kubeconfigs_token_is_sent_by_all_three_clients(
     connection = await connected.connection()
     await asyncio.to_thread(ConfigMaps(connection).get, "ns", "x")
     assert server.tokens == ["Bearer from-kubeconfig"] * 3
+
+
+async def test_a_kind_that_is_not_served_breaks_a_watch_and_does_not_end_it(
+    server: Server, connected: KubeClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = "/apis/batchinference.dev/v1alpha1/namespaces/ml/inferenceproviders"
+    async with connected.session(2) as session:
+        server.answers = [status(code) for code in (404, 404, 404, 503, 200)]
+        for _ in range(2):
+            with pytest.raises(aiohttp.ClientConnectionError, match="inferenceproviders are not"):
+                await session.get(f"{server.url}{path}")
+        assert connected.unserved == {"inferenceproviders"}
+        async with session.get(f"{server.url}/apis/batchinference.dev") as answer:
+            assert answer.status == 404, "what is not one of our kinds is as it is"
+        async with session.get(f"{server.url}{path}"):
+            assert connected.unserved == {"inferenceproviders"}
+        async with session.get(f"{server.url}{path}"):
+            assert connected.unserved == set()
+    assert caplog.text.count("does not serve inferenceproviders any more") == 1
 
 
 async def test_a_token_file_of_a_kubeconfig_is_read_again(

@@ -7,6 +7,7 @@ its own requests, gets a session of the same make.
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Mapping
@@ -23,14 +24,20 @@ from kubernetes.aio.config.incluster_config import SERVICE_TOKEN_FILENAME
 
 from batchinference.adapters.kube.answers import refusal, unreachable
 from batchinference.adapters.kube.connection import KubeConnection
-from batchinference.adapters.kube.names import FIELD_MANAGER
+from batchinference.adapters.kube.names import FIELD_MANAGER, GROUP, RESOURCES
 from batchinference.errors import Stalled
+
+log = logging.getLogger(__name__)
 
 JSON_PATCH = "application/json-patch+json"
 MERGE_PATCH = "application/merge-patch+json"
 
 _CONNECT_TIMEOUT_S = 5.0
 _REFRESH_S = 60.0
+
+_OUR_PLURALS = frozenset(
+    r.plural for r in RESOURCES.values() if r.api.startswith(f"/apis/{GROUP}/")
+)
 
 _BROKEN = (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError)
 """What the library raises over a kubeconfig of another shape than it expects."""
@@ -40,6 +47,10 @@ class KubeClient:
     """Calls to one API server, at most `max_connections` at a time.
 
     Use `connect`; `close` when done.
+
+    Attributes:
+        unserved: plurals of our kinds that a `session` was told are not served; their definitions
+            were removed, and may come back.
     """
 
     def __init__(
@@ -47,6 +58,7 @@ class KubeClient:
     ) -> None:
         self._configuration = configuration
         self._connection = connection
+        self.unserved: set[str] = set()
         self._api = ApiClient(configuration)
         # The server takes the text before the slash as the field manager of our writes.
         self._api.user_agent = f"{FIELD_MANAGER}/1"
@@ -136,7 +148,8 @@ class KubeClient:
     def session(self, max_connections: int) -> aiohttp.ClientSession:
         """A session with our credentials and a bound of its own, for kopf; the caller closes it.
 
-        The token is put in per request, so its renewal never breaks a watch.
+        The token is put in per request, so its renewal never breaks a watch. A 404 over one of our
+        kinds looks like a broken connection: kopf tries again then, and would end at a 404.
         """
 
         async def authorize(
@@ -145,7 +158,9 @@ class KubeClient:
             token = await self._bearer()
             if token:
                 request.headers["Authorization"] = f"Bearer {token}"
-            return await handler(request)
+            answer = await handler(request)
+            self._note_served(request.url.path.rpartition("/")[2], answer)
+            return answer
 
         connector = aiohttp.TCPConnector(limit=max_connections, ssl=self._connection.ssl_context())
         return aiohttp.ClientSession(
@@ -154,6 +169,28 @@ class KubeClient:
             headers={"User-Agent": f"{FIELD_MANAGER}/1"},
             proxy=self._connection.proxy_url() or None,
         )
+
+    def _note_served(self, plural: str, answer: aiohttp.ClientResponse) -> None:
+        """Take in whether one of our kinds is served.
+
+        Raises:
+            aiohttp.ClientConnectionError: it is not.
+        """
+        if plural not in _OUR_PLURALS:
+            return
+        if answer.status == 404:
+            answer.close()
+            if plural not in self.unserved:
+                self.unserved.add(plural)
+                log.warning(
+                    "the API server does not serve %s any more: their definition was removed. "
+                    "Everything else goes on, and they are watched again when it is back",
+                    plural,
+                )
+            raise aiohttp.ClientConnectionError(f"{plural} are not served")
+        if answer.ok and plural in self.unserved:
+            self.unserved.discard(plural)
+            log.info("the API server serves %s again", plural)
 
     async def close(self) -> None:
         """Close the connections."""
