@@ -18,6 +18,7 @@ from batchinference.adapters.bedrock.provider import view as job_view
 from batchinference.errors import Retry, Stalled
 from batchinference.model.batch import (
     Accepted,
+    BatchLimit,
     BatchState,
     CancelOutcome,
     OutcomeUnknown,
@@ -208,6 +209,16 @@ FAILURES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
         {"code": "Permissions", "nothing_processed": True},
     ),
     ("Quota for batch inference jobs exceeded", {}, {"code": "Quota", "quota": True}),
+    (
+        "The file contains more records (60000) than the allowed maximum of: 50000",
+        {},
+        {"exceeds": BatchLimit.RECORDS, "most": 50_000, "quota": False, "nothing_processed": True},
+    ),
+    (
+        "The input file size exceeds the quota of 1 GB",
+        {},
+        {"exceeds": BatchLimit.BYTES, "most": None, "quota": False},
+    ),
     ("Internal server error, try again", {}, {"code": "ServiceFault", "transient": True}),
     ("something new", {}, {"code": "", "quota": False, "transient": False}),
     ("something new", COUNTS, {"nothing_processed": False}),

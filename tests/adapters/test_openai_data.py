@@ -250,6 +250,8 @@ def test_only_the_very_file_is_taken_for_sent(change: dict[str, Any], reason: st
         (404, {"detail": "Not Found"}, Stalled, "EndpointUnreachable"),
         (400, {"error": {"message": "Invalid file format"}}, Permanent, "ProviderRefused"),
         (400, {"error": {"message": "storage limit exceeded"}}, Stalled, "QuotaWait"),
+        (413, {"error": {"message": "too big"}}, Permanent, "BatchTooLarge"),
+        (400, {"error": {"message": "file is too large"}}, Permanent, "BatchTooLarge"),
         (503, {"error": {"message": "busy"}}, Retry, "ProviderUnavailable"),
         (200, {"object": "file"}, Retry, "ProviderUnavailable"),
     ],

@@ -17,6 +17,7 @@ from batchinference.adapters.openai_batch.names import file_name
 from batchinference.errors import Permanent, Retry, Stalled
 from batchinference.model.batch import (
     Accepted,
+    BatchLimit,
     BatchState,
     BatchView,
     CancelOutcome,
@@ -169,7 +170,8 @@ def error(code: str = "", message: str = "no", **more: Any) -> dict[str, Any]:
 
 REFUSALS = [
     (400, error("invalid_value"), RefusalKind.INVALID, "a parameter is wrong"),
-    (413, error(), RefusalKind.INVALID, "too large"),
+    (413, error(), RefusalKind.TOO_LARGE, "too large"),
+    (400, error("too_many_tasks"), RefusalKind.TOO_LARGE, "too many records"),
     (422, {"detail": [{"msg": "x"}]}, RefusalKind.INVALID, "FastAPI's way"),
     (404, error("model_not_found", "no such model"), RefusalKind.INVALID, "nothing there"),
     (401, error("invalid_api_key"), RefusalKind.CREDENTIALS, "a bad key"),
@@ -368,7 +370,37 @@ FAILURES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     (
         "queue quota: put back, not an attempt",
         {"errors": {"data": [{"code": "token_limit_exceeded", "message": "Enqueued ..."}]}},
-        {"code": "token_limit_exceeded", "quota": True, "nothing_processed": True},
+        {"code": "token_limit_exceeded", "quota": True, "nothing_processed": True, "most": None},
+    ),
+    (
+        "a quota says how much fits into it",
+        {
+            "errors": {
+                "data": [
+                    {
+                        "code": "token_limit_exceeded",
+                        "message": "Enqueued token limit reached for gpt-4o in organization org-7. "
+                        "Limit: 90,000 enqueued tokens. Please try again once some have ended.",
+                    }
+                ]
+            }
+        },
+        {"quota": True, "exceeds": None, "most": 90_000},
+    ),
+    (
+        "too many records, by code",
+        {"errors": {"data": [{"code": "too_many_tasks", "message": "max 50000 requests"}]}},
+        {"exceeds": BatchLimit.RECORDS, "most": 50_000, "nothing_processed": True},
+    ),
+    (
+        "too many records, in a sentence",
+        {"errors": "The number of requests 60000 exceeds the limit of 50,000 per batch"},
+        {"exceeds": BatchLimit.RECORDS, "most": 50_000},
+    ),
+    (
+        "too many bytes",
+        {"errors": [{"code": "", "message": "Input file size exceeds the limit of 200 MB"}]},
+        {"exceeds": BatchLimit.BYTES, "most": None, "quota": False},
     ),
     (
         "an open bill: put back until it is paid",

@@ -31,6 +31,7 @@ class FakeJournals:
         writes, reads: how often anything was written, and any one journal read.
         refused: writes with an outdated precondition.
         on_write: told of every write as (before, after), for invariants.
+        max_bytes: of one journal; twice as many where what has happened must be kept.
         failure_rate: how often a call answers Retry, half of the time after it took hold.
     """
 
@@ -44,7 +45,7 @@ class FakeJournals:
         self.refused = 0
         self.failure_rate = failure_rate
         self.on_write: Callable[[Run | None, Run], None] | None = None
-        self._max_bytes = max_bytes
+        self.max_bytes = max_bytes
         self._world = world or World()
         self._version = 0
 
@@ -93,7 +94,7 @@ class FakeJournals:
             self._maybe_fail("journal.create answer")
         return version
 
-    async def write(self, run: Run, version: str) -> str:
+    async def write(self, run: Run, version: str, *, in_full: bool = False) -> str:
         async with self._world.effect("journal.write"):
             self._maybe_fail("journal.write")
             held = self.stored.get(run.key)
@@ -104,7 +105,7 @@ class FakeJournals:
                 self._world.trace(f"journal {run.key} superseded: {held[1]}, not {version}")
                 raise Superseded(f"the journal of {run.key} has version {held[1]}, not {version}")
             _read(held[0])
-            new = self._store(run)
+            new = self._store(run, reserve=in_full)
             self._maybe_fail("journal.write answer")
         return new
 
@@ -132,12 +133,13 @@ class FakeJournals:
         self._version += 1
         self.stored[key] = (json.dumps(document), self._version)
 
-    def _store(self, run: Run) -> str:
+    def _store(self, run: Run, *, reserve: bool = False) -> str:
         text = json.dumps(encode(run), sort_keys=True)
-        if len(text) > self._max_bytes:
+        fits = self.max_bytes * (2 if reserve else 1)
+        if len(text) > fits:
             raise Permanent(
                 Reason.JOURNAL_TOO_LARGE,
-                f"the journal would take {len(text)} bytes and {self._max_bytes} fit",
+                f"The journal would take {len(text)} bytes and {fits} fit.",
             )
         before = self.peek(run.key)
         self._version += 1

@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
-from batchinference.model.batch import BatchFailure, BatchState, SubmissionID
+from batchinference.model.batch import BatchFailure, BatchLimit, BatchState, SubmissionID
 from batchinference.model.run import Run
 
 
@@ -30,6 +30,10 @@ class Fate(StrEnum):
     QUOTA = "quota"  # accepted, then failed with token_limit_exceeded
     TRANSIENT = "transient"  # accepted, then failed, and the same input passes another time
     INVALID = "invalid"  # accepted, then refused in validation for good
+    LARGE = "large"  # accepted, then refused in validation: it holds more than the server takes
+
+
+_REFUSED = {Fate.QUOTA, Fate.INVALID, Fate.TRANSIENT, Fate.LARGE}
 
 
 @dataclass
@@ -71,6 +75,7 @@ class StoredBatch:
     files_gone: bool = False
     missing_input: bool = False
     doubled: bool = False
+    most: int | None = None
 
     @property
     def processed_whole(self) -> bool:
@@ -84,7 +89,7 @@ class StoredBatch:
         return self.fate is not Fate.GAPS or cut_short or row not in self.rows[::2]
 
     def failed_in_validation(self) -> bool:
-        return self.missing_input or self.fate in {Fate.QUOTA, Fate.INVALID, Fate.TRANSIENT}
+        return self.missing_input or self.fate in _REFUSED
 
     def processed_by(self, now: datetime) -> tuple[str, ...]:
         """The records that were processed, and so billed, by then."""
@@ -133,6 +138,9 @@ class StoredBatch:
             Fate.QUOTA: BatchFailure("token_limit_exceeded", "enqueued token limit", quota=True),
             Fate.TRANSIENT: BatchFailure("not_visible_yet", "try again", transient=True),
             Fate.INVALID: BatchFailure("invalid_request", "validation refused the file"),
+            Fate.LARGE: BatchFailure(
+                "too_many_tasks", "too many lines", exceeds=BatchLimit.RECORDS, most=self.most
+            ),
         }.get(self.fate)
 
     def could_bill(self, row: str, now: datetime) -> bool:
@@ -153,6 +161,8 @@ class Habits:
         replay_s: how long a client token finds its batch; 0 = tokens mean nothing.
         fates: what becomes of batches, with weights.
         error_share: the share of records that get an error for an answer.
+        most_rows: a batch with more records fails in validation.
+        names_limit: whether it says how many they may be.
     """
 
     validate_s: float = 10.0
@@ -166,6 +176,8 @@ class Habits:
     vanish_share: float = 0.0
     page_size: int = 100
     echoes: bool = True
+    most_rows: int | None = None
+    names_limit: bool = True
 
 
 @dataclass(frozen=True)
@@ -285,6 +297,9 @@ class ProviderServer:
         rnd.shuffle(rows)
         weights = [weight for _, weight in habits.fates]
         drawn = fate or rnd.choices([f for f, _ in habits.fates], weights)[0]
+        most = habits.most_rows
+        if most is not None and len(rows) > most:
+            drawn = Fate.LARGE
         return StoredBatch(
             id=f"batch-{self.account}-{self._serial}",
             request=dict(request),
@@ -302,6 +317,7 @@ class ProviderServer:
             expiry_lines=rnd.random() < 0.5,
             files_gone=drawn is Fate.LOST,
             missing_input=not self.has_file(input_ref),
+            most=most if habits.names_limit else None,
             vanishes_at=end_at + _s(5) if rnd.random() < habits.vanish_share else None,
         )
 

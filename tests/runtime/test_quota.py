@@ -32,7 +32,11 @@ def test_a_quota_that_fails_every_batch_for_a_day_neither_stalls_nor_litters() -
         assert (shard.attempt, len(shard.submissions) < 5) == (1, True)
         left = [f for f in house.server.files.values() if f.deleted_at is None]
         assert len(left) <= 1, "no input is left behind"
-        assert house.condition("Stalled").get("status") != "True", "nobody need act"
+        stalled, submitted = house.condition("Stalled"), house.condition("Submitted")
+        assert (stalled["status"], stalled["reason"]) == ("False", "QuotaWait"), "nobody need act"
+        assert (house.state(), submitted["status"]) == ("Queued", "True")
+        assert "no quota left for 1 of the shards" in submitted["message"]
+        assert [e.reason for e in house.recorder.events].count("QuotaWait") == 1
         house.server.habits = Habits(validate_s=10, work_s=60)
         await house.until(lambda: house.state() == "Succeeded")
 

@@ -124,7 +124,8 @@ def draw(seed: int, grim: float | None = None) -> Scenario:
     )
     scenario = _with_more(scenario, random.Random(f"more of {seed}"), grim)
     scenario = _with_lifecycle(scenario, random.Random(f"lifecycle of {seed}"), grim)
-    return _with_lost_journals(scenario, random.Random(f"lost journals of {seed}"), grim)
+    scenario = _with_lost_journals(scenario, random.Random(f"lost journals of {seed}"), grim)
+    return _with_small_servers(scenario, random.Random(f"servers of {seed}"), grim)
 
 
 def _with_lost_journals(scenario: Scenario, rnd: random.Random, grim: float) -> Scenario:
@@ -198,6 +199,21 @@ def _with_lifecycle(scenario: Scenario, rnd: random.Random, grim: float) -> Scen
         actions += [Action(at, "decide") for at in (300.0, 600.0, 900.0)]
     ordered = tuple(sorted(actions, key=lambda a: a.at))
     return replace(scenario, jobs=tuple(jobs), actions=ordered)
+
+
+def _with_small_servers(scenario: Scenario, rnd: random.Random, grim: float) -> Scenario:
+    """Servers that take fewer records in a batch than anybody knew. Not where journals are lost:
+    what was cut again by then can't be told from the input alone.
+    """
+    if any(action.do == "journals deleted" for action in scenario.actions):
+        return scenario
+    providers = []
+    for plan in scenario.providers:
+        small = rnd.random() < grim / 3
+        most = rnd.randint(plan.min_records, plan.max_records) if small else None
+        habits = replace(plan.habits, most_rows=most, names_limit=rnd.random() < 0.5)
+        providers.append(replace(plan, habits=habits))
+    return replace(scenario, providers=tuple(providers))
 
 
 def _pause(rnd: random.Random) -> float:

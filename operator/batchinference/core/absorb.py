@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import assert_never
 
+from batchinference.core.begin import has_nothing
 from batchinference.core.effects import FINALIZER, StartTask
 from batchinference.core.follow import (
     batch_missing,
@@ -17,6 +18,7 @@ from batchinference.core.follow import (
     input_deleted,
     looked_up,
     of_ordinal,
+    provider_asked,
     submit_answered,
 )
 from batchinference.core.holding import may_take_over, whose
@@ -32,6 +34,7 @@ from batchinference.core.outcomes import (
     InputDeleted,
     LookedUp,
     Outcome,
+    ProviderAsked,
     Searched,
     ShardStaged,
     SubmitAnswered,
@@ -41,10 +44,12 @@ from batchinference.core.policy import BELOW_MINIMUM, final_verdict, reject, was
 from batchinference.core.pricing import priced
 from batchinference.core.rebuild import searched
 from batchinference.core.receipt import receipt
+from batchinference.core.regroup import is_too_large, learned
 from batchinference.core.setting import Setting
 from batchinference.core.transitions import RunInput, ShardInput, step_run, step_shard
+from batchinference.model.batch import BatchFailure, BatchLimit
 from batchinference.model.earlier import Earlier
-from batchinference.model.run import CancelWhy, Ending, Run, RunPhase, ShardState
+from batchinference.model.run import CancelWhy, Ending, Run, RunPhase, Shard, ShardState
 from batchinference.model.staging import InputSnapshot, Staged
 from batchinference.model.status import Reason
 from batchinference.model.work import (
@@ -85,6 +90,8 @@ def absorb(run: Run, notes: Notes, outcome: Outcome, setting: Setting) -> tuple[
             return batches_seen(run, notes, (outcome.view,), setting)
         case BatchMissing():
             return run, batch_missing(notes, outcome, setting)
+        case ProviderAsked():
+            return run, provider_asked(notes, outcome, setting)
         case FinalizerSet():
             return run, notes.without_failure(FINALIZER)
         case EffectFailed():
@@ -131,7 +138,7 @@ def _task_done(run: Run, notes: Notes, done: TaskDone, setting: Setting) -> tupl
             return _finished(run, result, setting), notes
         case Cleaned():
             ended = step_run(run, RunInput.CLEAN)
-            return receipt(ended) if ended else run, notes
+            return (receipt(ended), notes) if ended else (run, replace(notes, released=True))
         case _:
             assert_never(result)
 
@@ -152,6 +159,11 @@ def _task_failed(
         return run, notes
     if effect.kind in {TaskKind.ADMIT, TaskKind.STAGE}:
         return reject(run, fault.reason, fault.message, setting.now), notes
+    if effect.kind is TaskKind.UPLOAD and fault.reason == Reason.BATCH_TOO_LARGE:
+        shard = run.shards[effect.shard or 0]
+        large = BatchFailure(fault.reason, fault.message, exceeds=BatchLimit.BYTES)
+        if is_too_large(shard, large):
+            return learned(run, shard, large), notes.without_failure(effect.id)
     if effect.kind is TaskKind.UPLOAD and not run.was_submitted:
         return reject(run, fault.reason, fault.message, setting.now), notes
     return run, notes
@@ -169,6 +181,8 @@ _PHASE_OF = {
 
 def _is_awaited(run: Run, effect: StartTask) -> bool:
     """Whether the run still stands where it asked for that task."""
+    if effect.kind is TaskKind.RELEASE and has_nothing(run):
+        return True
     if effect.kind in _PHASE_OF:
         return run.phase is _PHASE_OF[effect.kind]
     shard, ordinal = effect.shard or 0, effect.ordinal or 0
@@ -248,11 +262,25 @@ def _is_other(run: Run, fingerprint: str) -> bool:
     return run.cursor is not None and run.cursor.fingerprint not in {"", fingerprint}
 
 
+_POOLS = {ShardState.COLLECTED, ShardState.REGROUPED}
+
+
+def _left(shard: Shard) -> Shard:
+    """Its records are too few for a batch, and stay where they are."""
+    if shard.collected is None:
+        return step_shard(shard, ShardInput.DROP) or shard
+    return replace(shard, collected=replace(shard.collected, unbilled_code=BELOW_MINIMUM))
+
+
+def _next_attempt(shard: Shard) -> int:
+    """Of the records of a shard that go on: one that never went counts for none."""
+    was_none = shard.state is ShardState.REGROUPED or was_cancelled_by_us(shard)
+    return shard.attempt + (not was_none)
+
+
 def _pooled(run: Run, result: Pooled) -> Run:
     sources = [
-        s
-        for s in run.shards
-        if s.index in result.sources and s.state is ShardState.COLLECTED and not s.pooled
+        s for s in run.shards if s.index in result.sources and s.state in _POOLS and not s.pooled
     ]
     fits = all(s.index >= len(run.shards) for s in result.shards)
     if run.phase is not RunPhase.RUNNING or len(sources) < len(result.sources) or not fits:
@@ -260,11 +288,8 @@ def _pooled(run: Run, result: Pooled) -> Run:
     if result.late != late_of(run, result.sources):
         return run  # some of them may have answers by now
     for shard in sources:
-        assert shard.collected is not None
-        left = replace(shard.collected, unbilled_code=BELOW_MINIMUM)
-        kept = replace(shard, pooled=True) if result.shards else replace(shard, collected=left)
-        run = run.with_shard(kept)
-    attempt = max((s.attempt + (not was_cancelled_by_us(s)) for s in sources), default=1)
+        run = run.with_shard(replace(shard, pooled=True) if result.shards else _left(shard))
+    attempt = max(map(_next_attempt, sources), default=1)
     added = [
         replace(
             s,

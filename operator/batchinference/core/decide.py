@@ -14,6 +14,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from batchinference.core.begin import starts_afresh
+from batchinference.core.cleaning import leave_provider, remove_remains
 from batchinference.core.deadline import meet_deadline
 from batchinference.core.decisions import answer
 from batchinference.core.draft import Decision, Draft, Observed
@@ -27,8 +28,9 @@ from batchinference.core.effects import (
 from batchinference.core.holding import ask_for_run, may_take_over
 from batchinference.core.late import cancel_live, follow_late, look_once_more
 from batchinference.core.notes import Notes
-from batchinference.core.policy import deadline_exceeded, may_go_again, staging_verdict
+from batchinference.core.policy import deadline_exceeded, may_go_again, reject, staging_verdict
 from batchinference.core.rebuild import look_back
+from batchinference.core.regroup import regroup
 from batchinference.core.submit import submit_shards
 from batchinference.core.transitions import RunInput, ShardInput, step_run, step_shard
 from batchinference.model.job import (
@@ -174,6 +176,25 @@ def give_up_unpaid(draft: Draft) -> bool:
     return False
 
 
+def keep_what_happened(draft: Draft) -> bool:
+    """A journal that can't grow keeps what has happened; nothing new is begun (protocol 2.3)."""
+    run, full = draft.run, draft.observed.full
+    if not full or run.is_over:
+        return False
+    if not run.was_submitted:
+        if not any(shard.submissions for shard in run.shards):
+            run = replace(run, shards=(), cursor=None)  # they are what takes the room
+        draft.run = reject(run, Reason.JOURNAL_TOO_LARGE, full, draft.observed.now)
+        draft.effects.append(StopTasks())
+        return False
+    draft.stall(
+        Reason.JOURNAL_TOO_LARGE,
+        f"{full} Nothing more is submitted; what the provider has is followed and collected. To "
+        "end the run with what it has, set `spec.desiredState: Cancelled`",
+    )
+    return False
+
+
 def hold_object(draft: Draft) -> bool:
     """The finalizer stands from before the first provider call until nothing needs it.
 
@@ -233,8 +254,7 @@ def _unconfirmed(run: Run) -> list[str]:
 def clean_up(draft: Draft) -> bool:
     """After the end: leave nothing of ours behind."""
     if draft.run.phase is RunPhase.CLEANING:
-        kind = TaskKind.CLEAN if draft.run.was_submitted else TaskKind.RELEASE
-        draft.want(StartTask(kind))
+        remove_remains(draft)
     return draft.run.phase in {RunPhase.CLEANING, RunPhase.ENDED}
 
 
@@ -362,7 +382,9 @@ def cancel_batches(draft: Draft) -> bool:
     if run.cancel is None:
         return False
     if run.phase is RunPhase.RUNNING:
-        dropped = tuple(step_shard(s, ShardInput.DROP) or s for s in run.shards)
+        dropped = tuple(
+            (None if s.pooled else step_shard(s, ShardInput.DROP)) or s for s in run.shards
+        )
         draft.run = replace(run, shards=dropped)
     cancel_live(draft)
     return False
@@ -388,7 +410,7 @@ def settle(draft: Draft) -> bool:
     attempts = draft.spec.retry_policy.max_attempts
     again = tuple(s.index for s in run.shards if may_go_again(s, attempts))
     if again and run.cancel is None:
-        if not draft.held:
+        if not draft.held and not draft.observed.full:
             draft.want(StartTask(TaskKind.POOL, sources=again))
         return True
     draft.run = step_run(run, RunInput.SETTLE) or run
@@ -408,6 +430,8 @@ STEPS: tuple[Callable[[Draft], bool], ...] = (
     want_cancel,
     meet_deadline,
     give_up_unpaid,
+    keep_what_happened,
+    leave_provider,
     hold_object,
     clean_up,
     stay_parked,
@@ -421,6 +445,7 @@ STEPS: tuple[Callable[[Draft], bool], ...] = (
     cancel_batches,
     submit_shards,
     collect,
+    regroup,
     settle,
     finish,
 )

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from batchinference.core.decisions import Question
-from batchinference.core.effects import Effect, StartTask
+from batchinference.core.effects import CancelBatch, DeleteInput, Effect, LookUp, StartTask
 from batchinference.core.notes import Failure, Notes
 from batchinference.core.problem import Problem
 from batchinference.core.timing import Timing
@@ -19,6 +19,7 @@ from batchinference.model.work import FaultKind
 
 RequestMaker = Callable[[Run, SubmissionID, str], Mapping[str, Any]]
 _DEFAULT_TRAITS = Traits()
+_CALLS = (LookUp, DeleteInput, CancelBatch)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,9 @@ class Observed:
         was_adopted: the run was found before what has just been heard of it.
         unfit: why the object's spec can't be acted on; None when it can.
         provider: why the provider can't be used for anything new; None when it can.
+        fresh: the run as it would begin now, where its provider object leads elsewhere and the run
+            has nothing yet where that led before.
+        full: why the journal can take nothing new, "" while it can.
         granted: shards that the account gives a place.
         traits, make_request: of the run's provider; None while it can't be reached at all.
         resubmits_unknown: the provider object opts out of the halt (protocol 5.5).
@@ -50,6 +54,8 @@ class Observed:
     was_adopted: bool = True
     unfit: Problem | None = None
     provider: Problem | None = None
+    fresh: Run | None = None
+    full: str = ""
     granted: frozenset[int] = frozenset()
     traits: Traits = _DEFAULT_TRAITS
     make_request: RequestMaker | None = None
@@ -140,7 +146,9 @@ class Draft:
         if failure is None:
             return True
         # Also while it is tried again, so that the condition does not flap.
-        self.tell(failure, persists=isinstance(effect, StartTask) and self._persists(failure))
+        is_task = isinstance(effect, StartTask)
+        persists = self._persists(failure) if is_task else self.is_unreachable(failure, effect)
+        self.tell(failure, persists=persists)
         if effect.id in self.notes.inflight or self.observed.now >= failure.retry_at:
             return True
         self.wake(failure.retry_at)
@@ -160,6 +168,18 @@ class Draft:
         over never does, and nobody would ever hear of it.
         """
         return failure.fault.kind is FaultKind.RETRY and failure.count >= self.timing.told_after
+
+    def is_unreachable(self, failure: Failure, effect: Effect | None = None) -> bool:
+        """Whether a provider has been away for so long that a person should hear of it; if not yet,
+        the draft wakes then. An outage of minutes is for the provider's own object to tell.
+        """
+        if effect is not None and not isinstance(effect, _CALLS):
+            return False
+        until = failure.since + timedelta(seconds=self.timing.unreachable_s)
+        if self.observed.now < until:
+            self.wake(until)
+            return False
+        return failure.fault.kind is FaultKind.RETRY
 
     def tell(self, failure: Failure, *, persists: bool = False) -> None:
         """Say what failed, if a person must act on it."""

@@ -103,6 +103,10 @@ class CancelBatch:
         return cancelling(self.batch_id)
 
 
+ASKING = "ask"
+"""The id under which it is noted that the provider can't be asked for the run's batches at all."""
+
+
 def submitting(shard: int, ordinal: int) -> str:
     """The id of the create call of a submission."""
     return f"submit:{shard}:{ordinal}"

@@ -13,6 +13,7 @@ from typing import assert_never
 
 from batchinference.core import absorb
 from batchinference.core.effects import (
+    ASKING,
     FINALIZER,
     Search,
     StartTask,
@@ -33,6 +34,7 @@ from batchinference.core.outcomes import (
     InputDeleted,
     LookedUp,
     Outcome,
+    ProviderAsked,
     Searched,
     ShardStaged,
     SubmitAnswered,
@@ -119,6 +121,8 @@ def came_of(outcome: Outcome) -> str:
             return following(outcome.view.id)
         case BatchMissing():
             return following(outcome.batch_id)
+        case ProviderAsked():
+            return ASKING
         case FinalizerSet():
             return FINALIZER
         case EffectFailed():

@@ -13,6 +13,7 @@ from typing import Any
 
 from batchinference.core.backoff import backoff_s
 from batchinference.core.effects import (
+    ASKING,
     cancelling,
     fencing,
     following,
@@ -28,9 +29,11 @@ from batchinference.core.outcomes import (
     InputDeleted,
     LookedUp,
     NotSent,
+    ProviderAsked,
     SubmitAnswered,
 )
 from batchinference.core.policy import reject
+from batchinference.core.regroup import is_too_large, learned
 from batchinference.core.setting import Setting
 from batchinference.core.timing import Timing
 from batchinference.core.transitions import ShardInput, step_shard
@@ -106,17 +109,29 @@ def _refused(
     run: Run, notes: Notes, shard: Shard, refused: Refused, setting: Setting
 ) -> tuple[Run, Notes]:
     text = f"{refused.code}: {refused.message}" if refused.code else refused.message
-    if refused.kind is RefusalKind.INVALID:
+    if refused.kind is RefusalKind.TOO_LARGE and shard.rows > 1:
+        large = BatchFailure(
+            refused.code, refused.message, exceeds=refused.exceeds, most=refused.most
+        )
+        back = run.with_shard(_put_back(shard, setting, 0, large))
+        return learned(back, shard, large), notes
+    if refused.kind in {RefusalKind.INVALID, RefusalKind.TOO_LARGE}:
         if not run.was_submitted_besides(shard):
             undone = run.with_shard(_put_back(shard, setting, 0))
             return reject(undone, Reason.REFUSED, text, setting.now), notes
-        failure = BatchFailure(refused.code, refused.message)
-        ended = shard.with_last(state=SubmissionState.REFUSED, failure=failure, request={})
+        final = BatchFailure(refused.code, refused.message)
+        ended = shard.with_last(state=SubmissionState.REFUSED, failure=final, request={})
         return run.with_shard(step_shard(ended, ShardInput.REFUSE) or shard), notes
-    billing = None
-    if refused.kind is RefusalKind.BILLING:
-        billing = BatchFailure(refused.code, refused.message, billing=True)
-        text = unpaid(billing, setting.timing)
+    passing = BatchFailure(
+        refused.code,
+        refused.message,
+        quota=refused.kind is RefusalKind.QUOTA,
+        billing=refused.kind is RefusalKind.BILLING,
+        most=refused.most,
+    )
+    failure = passing if passing.quota or passing.billing else None
+    if passing.billing:
+        text = unpaid(passing, setting.timing)
     kind, reason = _PUT_BACK[refused.kind]
     wait = _put_back_wait_s(shard, refused, setting.timing)
     noted = notes.with_failure(
@@ -126,7 +141,8 @@ def _refused(
         setting.timing,
         setting.jitter,
     )
-    return run.with_shard(_put_back(shard, setting, wait, billing)), noted
+    back = run.with_shard(_put_back(shard, setting, wait, failure))
+    return learned(back, shard, failure), noted
 
 
 _PUT_BACK = {
@@ -209,7 +225,7 @@ def _may_hold(run: Run, shard: Shard) -> bool:
     """
     assert shard.last is not None
     fenced = shard.last.state is SubmissionState.FENCED and run.phase is RunPhase.RUNNING
-    return shard.state.is_open or fenced
+    return shard.state.is_open or (fenced and not shard.pooled)
 
 
 def looked_up(run: Run, notes: Notes, look: LookedUp, setting: Setting) -> tuple[Run, Notes]:
@@ -326,7 +342,10 @@ def _followed(
             settled.append(cancelling(view.id))
             over.setdefault(live[view.id], []).append(view)
     for index, ended_ones in over.items():
-        run = run.with_shard(_ended(run.shards[index], ended_ones, setting))
+        shard = run.shards[index]
+        run = run.with_shard(_ended(shard, ended_ones, setting))
+        for view in ended_ones:
+            run = learned(run, shard, view.failure if view.is_void else None)
     return run, notes.without_failure(*settled)
 
 
@@ -352,6 +371,14 @@ def _files_missing(notes: Notes, view: BatchView, setting: Setting) -> Notes:
     return notes.with_failure(
         following(view.id), fault, setting.now, setting.timing, setting.jitter
     )
+
+
+def provider_asked(notes: Notes, outcome: ProviderAsked, setting: Setting) -> Notes:
+    """Nothing was heard of the batches, or they can be followed (again)."""
+    fault = outcome.fault
+    if fault is None:
+        return notes.without_failure(ASKING)
+    return notes.with_failure(ASKING, fault, setting.now, setting.timing, setting.jitter)
 
 
 def batch_missing(notes: Notes, outcome: BatchMissing, setting: Setting) -> Notes:
@@ -397,6 +424,8 @@ def _tried_in_vain(shard: Shard, failure: BatchFailure, setting: Setting) -> Sha
     attempts = setting.spec.retry_policy.max_attempts
     fenced = shard.last is not None and shard.last.fenced_at is not None  # we took its input away
     passing = failure.transient or fenced
+    if is_too_large(shard, failure):
+        return replace(shard, not_before=setting.now, put_backs=shard.put_backs + 1)
     waits = failure.quota or failure.billing
     if not waits and not (passing and shard.attempt < attempts):
         return shard

@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 
 from batchinference.core.draft import Draft
 from batchinference.core.effects import Announce, CancelBatch, LookUp
+from batchinference.core.regroup import origins
 from batchinference.core.transitions import ShardInput, step_shard
 from batchinference.model.batch import BatchView
 from batchinference.model.run import (
@@ -80,33 +81,17 @@ def late_of(run: Run, sources: Iterable[int]) -> int:
     """How many late batches are known of these shards, and of those that their records were pooled
     from.
     """
-    found: set[int] = set()
-    ahead = set(sources)
-    while ahead:
-        found |= ahead
-        ahead = {n for index in ahead for n in run.shards[index].sources} - found
-    return sum(len(run.shards[n].late) for n in found)
+    return sum(len(run.shards[n].late) for n in origins(run, sources))
 
 
 def taken_back(run: Run) -> Run:
     """Pooled records that ask for a place do not go as they are when a batch that held them came
-    to light since: what it has no answer to is pooled anew.
+    to light since: what it has no answer to is pooled anew, once it has ended.
     """
     for made in run.shards:
         is_stale = made.known_late != late_of(run, made.sources)
         if made.state is ShardState.QUEUED and is_stale:
-            dropped = step_shard(made, ShardInput.DROP)
-            assert dropped is not None
-            run = _pooled_anew(run.with_shard(replace(dropped, pooled=True)), made.sources)
-    return run
-
-
-def _pooled_anew(run: Run, sources: tuple[int, ...]) -> Run:
-    """The sources go on once none of the shards that were made of them does."""
-    made = [s for s in run.shards if s.sources == sources]
-    if all(s.state is ShardState.DROPPED and s.pooled for s in made):
-        for index in sources:
-            run = run.with_shard(replace(run.shards[index], pooled=False))
+            run = run.with_shard(step_shard(made, ShardInput.REGROUP) or made)
     return run
 
 

@@ -58,7 +58,8 @@ class Notes:
         uploads: inputs at the provider that no claim names yet.
         looks: absences, since the submission came into its present state.
         views: live batches as last seen, by batch id.
-        told: late batches of which an Event was recorded.
+        released: what the run may have left where its provider led before is removed.
+        told: what an Event was recorded of: late batches by id, and reasons to wait.
         taking: whose the output place is, as last seen, should it be taken over.
     """
 
@@ -67,6 +68,7 @@ class Notes:
     uploads: Mapping[SubmissionKey, str] = field(default_factory=dict)
     looks: Mapping[SubmissionKey, Look] = field(default_factory=dict)
     views: Mapping[str, BatchView] = field(default_factory=dict)
+    released: bool = False
     told: frozenset[str] = frozenset()
     taking: Holder | None = None
 

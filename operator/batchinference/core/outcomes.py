@@ -111,6 +111,13 @@ class BatchMissing:
 
 
 @dataclass(frozen=True, slots=True)
+class ProviderAsked:
+    """The provider was asked what became of the run's batches; why it could not be, or None."""
+
+    fault: TaskFault | None
+
+
+@dataclass(frozen=True, slots=True)
 class FinalizerSet:
     """The steering object has our finalizer now, or not any more."""
 
@@ -135,6 +142,7 @@ Outcome = (
     | CancelAnswered
     | BatchSeen
     | BatchMissing
+    | ProviderAsked
     | FinalizerSet
     | EffectFailed
 )

@@ -89,8 +89,33 @@ def _bad_lines(staged: Staged) -> str:
     return f"{which} {lines}: {cut}"
 
 
+def quota_refusal(run: Run) -> str | None:
+    """What the provider said of the newest batch that a quota failed and that has no other since;
+    None when nothing of the run waits for a quota.
+    """
+    waiting = [
+        shard.last
+        for shard in run.shards
+        if shard.state is ShardState.QUEUED
+        and shard.last is not None
+        and shard.last.failure is not None
+        and shard.last.failure.quota
+    ]
+    if not waiting:
+        return None
+    newest = max(waiting, key=lambda made: made.claimed_at)
+    assert newest.failure is not None
+    said = ": ".join(filter(None, (newest.failure.code, newest.failure.message)))
+    return (
+        f"The provider has no quota left for {len(waiting)} of the shards ({said.rstrip('.')}). "
+        "Each waits longer from try to try; these tries are no failed attempts"
+    )
+
+
 def may_go_again(shard: Shard, max_attempts: int) -> bool:
     """Whether a settled shard has unbilled records that may go to the provider once more."""
+    if shard.state is ShardState.REGROUPED:
+        return not shard.pooled
     if shard.state is not ShardState.COLLECTED or shard.pooled or not shard.collected:
         return False
     code = shard.collected.unbilled_code
@@ -134,7 +159,8 @@ def final_verdict(run: Run, spec: JobSpec, results: Results) -> Verdict:
         return Verdict(Ending.SUCCEEDED, reason, counted)
     for shard in run.shards:
         failure = shard.last.failure if shard.last else None
-        if failure is not None:
+        went_on = shard.state is ShardState.REGROUPED
+        if failure is not None and not failure.quota and not went_on:
             text = f"{counted}. The provider failed a batch: {failure.code}: {failure.message}"
             return Verdict(Ending.FAILED, Reason.BATCH_FAILED, text)
     return Verdict(

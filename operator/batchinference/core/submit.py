@@ -16,6 +16,7 @@ from batchinference.core.decisions import (
 )
 from batchinference.core.draft import Draft
 from batchinference.core.effects import (
+    ASKING,
     Announce,
     DeleteInput,
     LookUp,
@@ -29,8 +30,9 @@ from batchinference.core.follow import lose, unpaid
 from batchinference.core.keys import next_ordinal, submission_id
 from batchinference.core.late import in_doubt, let_go, taken_back, with_late
 from batchinference.core.notes import Look
-from batchinference.core.policy import reject
+from batchinference.core.policy import quota_refusal, reject
 from batchinference.core.problem import Problem
+from batchinference.core.regroup import with_oversized_apart
 from batchinference.core.transitions import ShardInput, step_shard
 from batchinference.errors import Permanent
 from batchinference.model.run import (
@@ -41,13 +43,14 @@ from batchinference.model.run import (
     SubmissionState,
 )
 from batchinference.model.status import Reason
-from batchinference.model.work import TaskKind
+from batchinference.model.work import FaultKind, TaskKind
 
 
 def submit_shards(draft: Draft) -> bool:
     """Get every shard to the provider, at most once at a time."""
     if draft.run.phase is not RunPhase.RUNNING:
         return False
+    _unfollowed(draft)
     numbers = range(len(draft.run.shards))
     for index in numbers:
         shard = draft.run.shards[index]
@@ -58,8 +61,9 @@ def submit_shards(draft: Draft) -> bool:
         if shard.state is ShardState.FENCING:
             shard = _fencing(draft, shard)
         _submitted(draft, shard)
-    draft.run = taken_back(draft.run)
+    draft.run = with_oversized_apart(taken_back(draft.run))
     stuck = _unpaid(draft)
+    _announce_quota(draft)
     # Only now is it known whether any shard stalls the run, which holds back all that are queued.
     for index in numbers:
         shard = draft.run.shards[index]
@@ -70,6 +74,17 @@ def submit_shards(draft: Draft) -> bool:
         if draft.run.phase is not RunPhase.RUNNING:
             return True
     return False
+
+
+def _unfollowed(draft: Draft) -> None:
+    """Batches that nobody can ask for: what came of them is not known, and is not collected."""
+    failure = draft.notes.failures.get(ASKING)
+    if failure is None or not any(shard.live for shard in draft.run.shards):
+        return
+    fault = failure.fault
+    if fault.kind in {FaultKind.STALLED, FaultKind.PERMANENT} or draft.is_unreachable(failure):
+        problem = Problem(fault.reason, fault.message, failure.since, has_grace=True)
+        draft.problems.append(problem)
 
 
 def _claimed(draft: Draft, shard: Shard) -> Shard:
@@ -293,6 +308,14 @@ def _unpaid(draft: Draft) -> set[int]:
             since = shard.last.ended_at or shard.last.claimed_at
             draft.problems.append(Problem(Reason.BILLING, unpaid(failure, draft.timing), since))
     return found
+
+
+def _announce_quota(draft: Draft) -> None:
+    """One Event when the provider first has no quota for a shard."""
+    told, said = draft.notes.told, quota_refusal(draft.run)
+    if said is not None and Reason.QUOTA_WAIT not in told:
+        draft.notes = replace(draft.notes, told=told | {Reason.QUOTA_WAIT})
+        draft.effects.append(Announce(Reason.QUOTA_WAIT, said))
 
 
 def _tidy(draft: Draft, shard: Shard) -> None:

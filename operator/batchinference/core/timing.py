@@ -18,6 +18,8 @@ class Timing:
         retry_first_s, retry_most_s: backoff of passing failures.
         told_after: failures in a row from which on a task's passing failure is shown as Stalled;
             it goes on being retried.
+        unreachable_s: likewise for calls to a provider: how long it may be away until a run that
+            can't look up, cancel or follow its batches is shown as Stalled.
         circuit_failures: passing failures of an account's calls in a row from which on its calls
             wait.
         circuit_first_s, circuit_most_s: backoff of the calls that try whether it is there again.
@@ -25,6 +27,7 @@ class Timing:
         cancel_release_s: how long a deleted object is held for its cancel calls at most.
         parked_s: how long a run cancelled by deletion can be taken up again.
         max_staging_passes: passes over an input that keeps changing.
+        cleaning_s: how long it is tried to remove what an ended run left behind.
     """
 
     submit_timeout_s: float = 60.0
@@ -34,6 +37,7 @@ class Timing:
     retry_first_s: float = 2.0
     retry_most_s: float = 300.0
     told_after: int = 6
+    unreachable_s: float = 3600.0
     circuit_failures: int = 5
     circuit_first_s: float = 10.0
     circuit_most_s: float = 300.0
@@ -42,3 +46,4 @@ class Timing:
     cancel_release_s: float = 120.0
     parked_s: float = 7 * 86400.0
     max_staging_passes: int = 5
+    cleaning_s: float = 7 * 86400.0

@@ -36,6 +36,7 @@ class ShardInput(StrEnum):
     COLLECT = "Collect"  # every record of it is accounted for
     DROP = "Drop"  # the run is being cancelled before this was submitted
     RESUME = "Resume"  # the run came back from parking
+    REGROUP = "Regroup"  # it is too large, or some of its records may have an answer by now
 
 
 class RunInput(StrEnum):
@@ -79,6 +80,10 @@ SHARD: Mapping[tuple[ShardState, ShardInput], ShardState] = {
     (S.ENDED, ShardInput.COLLECT): S.COLLECTED,
     (S.DROPPED, ShardInput.ACCEPT): S.SUBMITTED,  # likewise: it is cancelled and collected
     (S.DROPPED, ShardInput.RESUME): S.QUEUED,
+    (S.QUEUED, ShardInput.REGROUP): S.REGROUPED,
+    (S.REGROUPED, ShardInput.DROP): S.DROPPED,
+    (S.REGROUPED, ShardInput.ACCEPT): S.SUBMITTED,
+    (S.REGROUPED, ShardInput.APPEAR): S.SUBMITTED,
 }
 """The arrows of a shard."""
 
@@ -98,6 +103,7 @@ SHARD_IGNORED: Mapping[ShardInput, str] = {
     ShardInput.COLLECT: "collected already, or nothing ended to collect",
     ShardInput.DROP: "what the provider may have is never dropped; it is cancelled and collected",
     ShardInput.RESUME: "only what was dropped is taken up again",
+    ShardInput.REGROUP: "what the provider has, or may have, stays as it is",
 }
 """Why an input without an arrow does nothing."""
 

@@ -22,6 +22,7 @@ from batchinference.core.counts import (
     usage,
 )
 from batchinference.core.notes import Notes
+from batchinference.core.policy import quota_refusal
 from batchinference.core.problem import Problem
 from batchinference.core.receipt import absolute
 from batchinference.core.timing import Timing
@@ -47,6 +48,7 @@ from batchinference.model.status import (
 )
 
 _NOTHING_ACCEPTED = "Nothing was accepted by the provider"
+_HAD_PLACE = {SubmissionState.ACCEPTED, SubmissionState.ENDED}
 _ENDINGS = {
     Ending.SUCCEEDED: State.SUCCEEDED,
     Ending.FAILED: State.FAILED,
@@ -178,7 +180,8 @@ def _running_state(run: Run) -> State:
         return State.COLLECTING
     if states and all(s.is_settled for s in states):
         return State.COLLECTING
-    return State.RUNNING if _accepted(run) else State.QUEUED
+    had_place = any(s.state in _HAD_PLACE for shard in run.shards for s in shard.made)
+    return State.RUNNING if had_place else State.QUEUED
 
 
 def is_stalled(scene: Scene) -> bool:
@@ -265,7 +268,12 @@ def _facts(scene: Scene, state: State) -> Mapping[str, tuple[str, str, str]]:
         facts[ConditionType.RECONCILING] = ("True", reason, message)
         facts[ConditionType.STALLED] = ("False", reason, "Not stalled")
     elif state is State.QUEUED:
-        facts[ConditionType.STALLED] = ("False", submitted[1], "Not stalled")
+        waiting = _waiting(scene)
+        facts[ConditionType.STALLED] = (
+            "False",
+            waiting[0] if waiting else submitted[1],
+            "Not stalled",
+        )
     return facts
 
 
@@ -357,11 +365,17 @@ def _progress(scene: Scene) -> str:
 
 
 def _waiting(scene: Scene) -> tuple[str, str] | None:
-    """What all of the account wait for, or the newest passing failure, as a reason to wait."""
+    """What all of the account wait for, or the newest passing failure, or the quota that fails every
+    batch, as a reason to wait.
+    """
     if scene.delay is not None:
         return scene.delay
-    failures = sorted(scene.notes.failures.values(), key=lambda f: f.retry_at, reverse=True)
-    return (failures[0].fault.reason, failures[0].fault.message) if failures else None
+    notes, run = scene.notes, scene.run
+    failures = sorted(notes.failures.values(), key=lambda f: f.retry_at, reverse=True)
+    if failures:
+        return failures[0].fault.reason, failures[0].fault.message
+    refused = quota_refusal(run) if run is not None else None
+    return (Reason.QUOTA_WAIT, refused) if refused else None
 
 
 def _accepted(run: Run) -> bool:

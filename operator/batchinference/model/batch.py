@@ -57,6 +57,14 @@ class SubmissionID:
     content_hash: str
 
 
+class BatchLimit(StrEnum):
+    """What a batch can have too much of."""
+
+    RECORDS = "Records"
+    BYTES = "Bytes"
+    TOKENS = "Tokens"
+
+
 @dataclass(frozen=True, slots=True)
 class BatchFailure:
     """Why a batch failed as a whole.
@@ -68,6 +76,8 @@ class BatchFailure:
         billing: the provider wants to be paid first: likewise, until somebody has paid.
         transient: the same input may pass at another time (an upload not visible yet).
         nothing_processed: it failed in validation, so nothing was billed.
+        exceeds: it is larger than the provider takes: the same records may pass in smaller batches.
+        most: the limit that it hit, where the provider names it; of a quota the enqueued tokens.
     """
 
     code: str
@@ -76,6 +86,8 @@ class BatchFailure:
     billing: bool = False
     transient: bool = False
     nothing_processed: bool = True
+    exceeds: BatchLimit | None = None
+    most: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,17 +151,24 @@ class RefusalKind(StrEnum):
     THROTTLED = "Throttled"  # put back, soon
     BILLING = "Billing"  # a person must pay; put back, tried again slowly
     CREDENTIALS = "Credentials"  # a person must act; nothing was accepted
+    TOO_LARGE = "TooLarge"  # the same records may pass in smaller batches
     INVALID = "Invalid"  # the request is wrong: final for this shard
 
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """Refused for certain: nothing was accepted."""
+    """Refused for certain: nothing was accepted.
+
+    Attributes:
+        exceeds, most: of one that is too large; see `BatchFailure`.
+    """
 
     kind: RefusalKind
     code: str
     message: str
     retry_after_s: float | None = None
+    exceeds: BatchLimit | None = None
+    most: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,6 +58,7 @@ class ShardState(StrEnum):
     ENDED = "Ended"  # the batch is over, its answers are not collected
     COLLECTED = "Collected"  # every record of it has an answer, an error, or is known unbilled
     DROPPED = "Dropped"  # never goes to the provider (again); its records are unbilled
+    REGROUPED = "Regrouped"  # never goes as it is; its records go on in other shards
 
     @property
     def is_live(self) -> bool:
@@ -72,11 +73,12 @@ class ShardState(StrEnum):
     @property
     def is_settled(self) -> bool:
         """Whether nothing more happens to it."""
-        return self in {ShardState.COLLECTED, ShardState.DROPPED}
+        return self in _SETTLED
 
 
 _OPEN = {ShardState.CLAIMED, ShardState.UNKNOWN, ShardState.FENCING}
 _LIVE = {*_OPEN, ShardState.SUBMITTED}
+_SETTLED = {ShardState.COLLECTED, ShardState.DROPPED, ShardState.REGROUPED}
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +119,7 @@ class Shard:
         sources: of a shard of pooled records: where they come from.
         known_late: how many late batches those had when the records were pooled.
         collected: also while the shard goes on with a late batch: what it had before.
-        pooled: its unbilled records went on into a later shard.
+        pooled: its unbilled records, or all of a regrouped one, went on into a later shard.
         not_before: a refused shard waits until then.
         put_backs: how often it was put back: refused for the time being, or accepted and void.
     """
@@ -301,6 +303,8 @@ class Run:
 
     Attributes:
         spec: the job's spec as last seen, inline input and prompt texts left out.
+        limits: as pinned when staging began, and lowered where the provider refused a batch as too
+            large.
         ordinal_floor: ordinals of an earlier life of this key; new ones start above it.
         ordinal_found: the same for ordinals that the provider showed when the journal was rebuilt,
             of submissions that may be among the shards'.

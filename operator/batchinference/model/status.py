@@ -69,6 +69,7 @@ class Reason:
     INPUT_CHANGING = "InputChanging"
     REFUSED = "ProviderRefused"
     BATCH_FAILED = "BatchFailed"
+    BATCH_TOO_LARGE = "BatchTooLarge"
     CANCELLED = "Cancelled"
     DEADLINE_EXCEEDED = "DeadlineExceeded"
     # a person must act

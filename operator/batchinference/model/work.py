@@ -12,6 +12,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
+from batchinference.errors import Fault, Permanent, Stalled, Waiting
 from batchinference.model.run import Collected, Results, Run, Shard
 from batchinference.model.staging import BadRecord, Cursor, InputSnapshot, Staged
 
@@ -193,6 +194,20 @@ class TaskFault:
     reason: str
     message: str
     after_s: float | None = None
+
+    @classmethod
+    def of(cls, fault: Fault) -> TaskFault:
+        """A fault as a value."""
+        kind = next(kind for raised, kind in _KINDS.items() if isinstance(fault, raised))
+        return cls(kind, fault.reason, fault.message, fault.after_s)
+
+
+_KINDS = {
+    Stalled: FaultKind.STALLED,
+    Waiting: FaultKind.WAITING,
+    Permanent: FaultKind.PERMANENT,
+    Fault: FaultKind.RETRY,
+}
 
 
 TaskResult = (

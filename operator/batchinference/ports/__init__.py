@@ -223,8 +223,11 @@ class Journals(Protocol):
             Retry.
         """
 
-    async def write(self, run: Run, version: str) -> str:
-        """Write if the version still holds; returns the new one. Raises as `create`."""
+    async def write(self, run: Run, version: str, *, in_full: bool = False) -> str:
+        """Write if the version still holds; returns the new one. Raises as `create`.
+
+        `in_full`: what has happened must be kept, so a reserve beyond the limit may be used.
+        """
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ Must not write journals.
 from __future__ import annotations
 
 from batchinference.clock import Clock
-from batchinference.core.begin import begin, has_nothing, moved
+from batchinference.core.begin import begin, has_nothing
 from batchinference.errors import Fault
 from batchinference.model.job import BatchInferenceJob
 from batchinference.model.run import Run
@@ -59,15 +59,15 @@ class Beginning:
         )
 
     def mended(self, job: BatchInferenceJob, run: Run) -> Run | None:
-        """The run on what its provider object says now; None when that is no other, or when the
-        run has something where it led before. So a mistake in a provider is mended there.
+        """The run as it would begin on what its provider object says now; None when that is no
+        other, or when the run has something where it led before. So a mistake in a provider is
+        mended there.
         """
         if not has_nothing(run):
             return None
         if self._providers.changed_under(job, run.provider, self._clock.now()) is None:
             return None
         try:
-            fresh = self.begun(job, run.key)
+            return self.begun(job, run.key)
         except Fault:
             return None  # not mended yet
-        return moved(run, fresh) if fresh is not None else None

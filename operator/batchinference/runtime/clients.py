@@ -22,6 +22,13 @@ from batchinference.runtime.credentials import Credentials, fingerprint
 _CLAIM_THREADS = 4
 
 
+_MAY_BE_CREDENTIALS = {
+    Reason.CREDENTIALS_REJECTED,
+    Reason.ACCESS_DENIED,
+    Reason.OUTPUT_UNAVAILABLE,
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Connected:
     """A client, how it was made, and what tells it from others."""
@@ -83,7 +90,7 @@ class Clients:
 
         A key of too few rights is refused as one that is wrong, and is mended in the same way.
         """
-        if reason in {Reason.CREDENTIALS_REJECTED, Reason.ACCESS_DENIED}:
+        if reason in _MAY_BE_CREDENTIALS:
             self.reject(namespace, settings)
 
     def reject(self, namespace: str, settings: Mapping[str, Any]) -> None:

@@ -37,7 +37,7 @@ from batchinference.core.outcomes import (
     SubmitAnswered,
     TaskDone,
 )
-from batchinference.errors import Fault, NewerSchema, Permanent, Retry, Stalled, Superseded, Waiting
+from batchinference.errors import Fault, NewerSchema, Retry, Stalled, Superseded
 from batchinference.model.batch import (
     Accepted,
     OutcomeUnknown,
@@ -151,7 +151,7 @@ class Effects:
             outcome = await self._do(entry, effect, decided_at)
         except Fault as fault:
             self._heard(entry, fault.reason)
-            outcome = EffectFailed(effect, as_value(fault))
+            outcome = EffectFailed(effect, TaskFault.of(fault))
         except Superseded:
             fault_value = TaskFault(FaultKind.RETRY, Reason.PENDING, "Changed meanwhile", 0.2)
             outcome = EffectFailed(effect, fault_value)
@@ -415,15 +415,3 @@ class Effects:
 def job_ref(run: Run) -> ObjectRef:
     """The object that steers the run."""
     return ObjectRef(JOB_KIND, run.owner.namespace, run.owner.name, run.owner.uid)
-
-
-def as_value(fault: Fault) -> TaskFault:
-    """A fault as a value."""
-    kind = FaultKind.RETRY
-    if isinstance(fault, Stalled):
-        kind = FaultKind.STALLED
-    elif isinstance(fault, Permanent):
-        kind = FaultKind.PERMANENT
-    elif isinstance(fault, Waiting):
-        kind = FaultKind.WAITING
-    return TaskFault(kind, fault.reason, fault.message, fault.after_s)

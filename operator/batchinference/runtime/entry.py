@@ -32,6 +32,7 @@ class Entry:
         passing: a state that may be over before anybody has seen it, and since when.
         newer_schema: a newer operator's journal: hands off.
         in_doubt: its journal was to be made and there was no answer, so that it may stand.
+        full: why its journal can take nothing new, "" while it can.
     """
 
     key: str
@@ -52,6 +53,7 @@ class Entry:
     passing: tuple[str, float] | None = None
     newer_schema: bool = False
     in_doubt: bool = False
+    full: str = ""
     failures: int = 0
 
     @property

@@ -13,12 +13,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
-from batchinference.core.effects import following
-from batchinference.core.outcomes import BatchMissing, BatchSeen, Outcome
+from batchinference.core.effects import ASKING, following
+from batchinference.core.outcomes import BatchMissing, BatchSeen, Outcome, ProviderAsked
 from batchinference.errors import Fault, Retry
 from batchinference.model.batch import BatchView
 from batchinference.model.run import RunPhase, Submission
 from batchinference.model.status import Reason
+from batchinference.model.work import TaskFault
 from batchinference.runtime.clients import Clients, Connected
 from batchinference.runtime.entry import Entry
 from batchinference.runtime.listing import ListingCut, listing
@@ -87,15 +88,10 @@ class Following:
         failed: Fault | None = None
         groups = await self._groups(entries)
         for group in groups.values():
-            try:
-                await self._ask(group)
-            except TimeoutError:
-                text = f"No answer within {self._settings.call_timeout_s:g} s"
-                failed = Retry(Reason.PROVIDER_UNAVAILABLE, text)
-            except Fault as fault:
-                # The others of the account may have credentials that work.
-                failed = fault
-                self._heard(group, fault.reason)
+            fault = await self._fault_of(group)
+            failed = fault or failed
+            for entry in group.runs:
+                self._tell(entry, fault)
         if failed is not None:
             raise failed
         return bool(groups)
@@ -122,6 +118,37 @@ class Following:
             return True
         return False
 
+    async def _fault_of(self, group: _Group) -> Fault | None:
+        """Ask with one client; why that failed. The others may have credentials that work."""
+        try:
+            await self._ask(group)
+        except TimeoutError:
+            text = f"No answer within {self._settings.call_timeout_s:g} s"
+            return Retry(Reason.PROVIDER_UNAVAILABLE, text)
+        except Fault as fault:
+            self._heard(group, fault.reason)
+            return fault
+        except Exception:  # following must outlive whatever a provider answers
+            logger.exception("What a provider answered can't be read")
+            text = "The provider's answer can't be read; the operator's log has the details"
+            return Retry(Reason.INTERNAL_ERROR, text)
+        return None
+
+    def _tell(self, entry: Entry, fault: Fault | None) -> None:
+        """Have a run know whether its batches can be followed, when that is news."""
+        known = entry.notes.failures.get(ASKING)
+        if fault is None:
+            if known is not None:
+                self._deliver(entry.key, ProviderAsked(None))
+            return
+        told = TaskFault.of(fault)
+        is_news = known is None or (known.fault.kind, known.fault.reason) != (
+            told.kind,
+            told.reason,
+        )
+        if is_news and live_batches(entry):
+            self._deliver(entry.key, ProviderAsked(told))
+
     async def _groups(self, entries: Iterable[Entry]) -> dict[str, _Group]:
         groups: dict[str, _Group] = {}
         for entry in entries:
@@ -133,6 +160,7 @@ class Following:
             except Fault as fault:
                 if live or missing:
                     logger.warning("Run %s can't be followed: %s", entry.key, fault.message)
+                self._tell(entry, fault)
                 continue
             group = groups.setdefault(connected.key, _Group(connected))
             group.runs.append(entry)

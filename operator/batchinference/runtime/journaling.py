@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from batchinference.clock import Clock
 from batchinference.core.begin import keys_of
 from batchinference.core.durability import must_stand
-from batchinference.errors import NewerSchema, Superseded
+from batchinference.errors import NewerSchema, Permanent, Superseded
 from batchinference.model.job import BatchInferenceJob
 from batchinference.model.run import Run
 from batchinference.ports import Journals
@@ -118,11 +118,12 @@ class Journaling:
 
         Raises:
             Superseded: another was first, and nothing stands there that can be gone on with.
-            Permanent: it would be too large.
+            Permanent: it would be too large; what was decided as if it could grow is to be
+                decided again.
         """
         before = entry.run
         try:
-            version = await self._journals.write(run, entry.version)
+            version = await self._put(entry, run)
         except Superseded:
             if await self.find(entry):
                 return False
@@ -138,6 +139,18 @@ class Journaling:
         if not entry.asks_people:
             return on_object
         return {**await self._journals.annotations(entry.key), **on_object}
+
+    async def _put(self, entry: Entry, run: Run) -> str:
+        """Write it; of a run that goes on to nothing new also beyond the limit."""
+        try:
+            version = await self._journals.write(run, entry.version)
+        except Permanent as fault:
+            was_known, entry.full = bool(entry.full), fault.message
+            if not was_known:
+                raise
+            return await self._journals.write(run, entry.version, in_full=True)
+        entry.full = ""
+        return version
 
     async def confirm(self, entry: Entry) -> bool:
         """Whether the journal is still the one we know; as `write`, without a write."""

@@ -265,13 +265,12 @@ class Reconciler:
     async def _decide_once(self, entry: Entry) -> Decision | None:
         """One decision; None when another writer was first and it must be made again."""
         assert entry.run is not None
-        fit = self._on_mended_provider(entry, entry.run)
-        observed = await self._observe(entry, fit)
+        observed = await self._observe(entry, entry.run)
         decided_at = self._clock.elapsed()
         outcomes = entry.mailbox.take()
         before = entry.run
         entry.spec = observed.spec
-        run, notes = fit, replace(entry.notes, inflight=frozenset(entry.inflight))
+        run, notes = entry.run, replace(entry.notes, inflight=frozenset(entry.inflight))
         if observed.job is not None and observed.job.metadata.uid:
             run = _with_spec(run, observed.job)
         setting = Setting(observed.now, observed.spec, self._settings, self._randomness.random())
@@ -310,24 +309,18 @@ class Reconciler:
             self._effects.start(entry, _LET_GO, decided_at)
         return decision
 
-    def _on_mended_provider(self, entry: Entry, run: Run) -> Run:
-        """The run where its provider object leads now, while it has nothing anywhere."""
-        job = self._store.steering(entry.key)
-        if job is None or job.metadata.is_being_deleted or self._unfit(job) is not None:
-            return run
-        if entry.inflight or entry.mailbox:
-            return run
-        mended = self._beginning.mended(job, run)
-        if mended is not None:
-            entry.notes = Notes()
-        return mended or run
-
     async def _is_ours(self, entry: Entry, decision: Decision) -> bool:
         """Whether the run is ours to go on with as decided; else it must be decided again, on what
         stands in the journal and with the same outcomes.
         """
+        was_full = entry.full
         harmless = all(isinstance(effect, _HARMLESS) for effect in decision.effects)
-        return await self._journaling.advance(entry, decision.run, confirmed=not harmless)
+        try:
+            return await self._journaling.advance(entry, decision.run, confirmed=not harmless)
+        except Fault:
+            if entry.full and not was_full:
+                return False  # what has happened fits; what was to follow does not
+            raise
 
     def _tell_dropped(self, entry: Entry, folded: Folded) -> None:
         for one in folded.dropped:
@@ -356,15 +349,17 @@ class Reconciler:
             job=job,
             is_deleted=deleted,
             has_finalizer=has_finalizer,
+            full=entry.full,
             was_adopted=run.adopted,
         )
         if run.is_over:
             return observed
-        problem = unfit = None
+        problem = unfit = fresh = None
         if job is not None and not deleted:
             problem = await self._providers.problem_for(job, now)
             problem = problem or self._providers.changed_under(job, run.provider, now)
             unfit = self._unfit(job)
+            fresh = self._beginning.mended(job, run) if unfit is None else None
         traits, maker = Traits(), None
         try:
             client = (await self._clients.of_run(run.provider)).client
@@ -378,6 +373,7 @@ class Reconciler:
             paused_provider=self._providers.paused(run.provider),
             resubmits_unknown=self._providers.resubmits_unknown(run.provider),
             unfit=unfit,
+            fresh=fresh,
             provider=problem,
             granted=self._accounts.granted(run.provider.account, run.key),
             traits=traits,

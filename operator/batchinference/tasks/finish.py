@@ -58,7 +58,8 @@ def finish(run: Run, bench: Workbench) -> Finished:
 
     Raises:
         Permanent: the rows don't add up; nothing is called finished then.
-        Stalled: the output place is not ours any more, and what a person must mend besides.
+        Stalled: the output place is not ours any more, or can't be used (OutputUnavailable, also
+            as Retry), and what a person must mend besides.
         Waiting, Retry.
     """
     hold = Hold(run, bench.output)
@@ -71,7 +72,8 @@ def finish(run: Run, bench: Workbench) -> Finished:
             return _finished(run, bench.output, hold.manifest[0], counts, manifest)
     counts, manifest = _write(run, bench, hold.part)
     hold.check()
-    uri = bench.output.write_manifest(manifest)
+    with hold.writing():
+        uri = bench.output.write_manifest(manifest)
     return _finished(run, bench.output, uri, counts, manifest)
 
 

@@ -6,7 +6,8 @@ there is a moment left; the looks are where a task may have slept for long.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import msgspec
@@ -31,7 +32,8 @@ class Hold:
     def __init__(self, run: Run, place: ResultPlace) -> None:
         self._claim = claim_of(run)
         self._place = place
-        self.manifest = _standing(place)
+        with self.writing():
+            self.manifest = _standing(place)
 
     def is_of(self, manifest: Mapping[str, Any]) -> bool:
         """Whether the manifest that stands there is this one."""
@@ -47,14 +49,16 @@ class Hold:
             Stalled: OutputConflict, the claim is gone or another's.
             Retry: somebody else wrote a manifest.
         """
-        if not self._place.holds(self._claim):
+        with self.writing():
+            held, standing = self._place.holds(self._claim), _standing(self._place)
+        if not held:
             raise Stalled(
                 Reason.OUTPUT_CONFLICT,
                 f"The output place '{self._place.uri}' does not hold this run's claim any more: "
                 "somebody has removed or replaced it. Nothing was written there since, and the "
                 "answers are kept in staging; bring the claim back, and the results are written",
             )
-        if _standing(self._place) != self.manifest:
+        if standing != self.manifest:
             raise Retry(
                 Reason.OUTPUT_CONFLICT,
                 f"Somebody else wrote the manifest in '{self._place.uri}' at the same time",
@@ -63,23 +67,57 @@ class Hold:
     def part(self, kind: str, number: int) -> ObjectWriter:
         """See `ports.ResultPlace.part`; checked when it is begun and when it becomes visible."""
         self.check()
-        writer = self._place.part(kind, number)
+        with self.writing():
+            writer = self._place.part(kind, number)
         self.manifest = None  # it went before the first part
-        return _Held(writer, self.check)
+        return _Held(writer, self)
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Whatever keeps the place from being used here is told as what it means for the run.
+
+        Raises:
+            Stalled, Retry: OutputUnavailable.
+        """
+        try:
+            yield
+        except (Stalled, Retry) as fault:
+            if fault.reason not in _UNAVAILABLE:
+                raise
+            text = (
+                f"The output place '{self._place.uri}' can't be used: {fault.message.rstrip('.')}. "
+                "The answers are kept in staging; the results are written once it can be used"
+            )
+            raise type(fault)(Reason.OUTPUT_UNAVAILABLE, text, fault.after_s) from fault
+
+
+_UNAVAILABLE = {
+    Reason.ACCESS_DENIED,
+    Reason.API_SERVER_REFUSED,
+    Reason.API_SERVER_UNAVAILABLE,
+    Reason.BUCKET_NOT_FOUND,
+    Reason.CREDENTIALS_REJECTED,
+    Reason.ENDPOINT_UNREACHABLE,
+    Reason.STORAGE_UNAVAILABLE,
+}
 
 
 class _Held:
     """See `ports.ObjectWriter`. Checks before anything becomes visible."""
 
-    def __init__(self, writer: ObjectWriter, check: Callable[[], None]) -> None:
-        self._check = check
+    def __init__(self, writer: ObjectWriter, hold: Hold) -> None:
+        self._hold = hold
         self._writer = writer
-        self.write = writer.write
         self.abort = writer.abort
 
+    def write(self, data: bytes) -> None:
+        with self._hold.writing():
+            self._writer.write(data)
+
     def commit(self) -> ObjectInfo:
-        self._check()
-        return self._writer.commit()
+        self._hold.check()
+        with self._hold.writing():
+            return self._writer.commit()
 
 
 class Nowhere:

@@ -1,4 +1,5 @@
-"""POOL: the unbilled records of several shards, together in row order, as new shards.
+"""POOL: the unbilled records of several shards, and those of shards that can't go as they are,
+together in row order, as new shards.
 
 The encoded bytes are copied as they were staged: a record is never translated twice. Where the
 records are fewer than a batch needs, there are no new shards.
@@ -78,15 +79,23 @@ def pool(run: Run, sources: tuple[int, ...], bench: Workbench) -> Pooled:
 
 def _count(shards: list[Shard], store: ObjectStore, where: Layout, answered: frozenset[int]) -> int:
     if not answered:
-        return sum(s.collected.unbilled for s in shards if s.collected)
-    return sum(row not in answered for s in shards for row in unbilled_rows(s, store, where))
+        return sum(s.collected.unbilled if s.collected else s.rows for s in shards)
+    return sum(row not in answered for s in shards for row in _wanted(s, store, where))
+
+
+def _wanted(shard: Shard, store: ObjectStore, where: Layout) -> Iterator[int]:
+    """The rows that go on: the unbilled ones, or all of a shard that never went."""
+    if shard.collected is not None:
+        return unbilled_rows(shard, store, where)
+    info = spool.staged(store, where.index(shard.index))
+    return (entry.row for entry in entries(store.read(info)))
 
 
 def _records(
     shard: Shard, store: ObjectStore, where: Layout, answered: frozenset[int]
 ) -> Iterator[_Record]:
-    """The unbilled records of one shard, from one pass over its staged bytes."""
-    wanted = (row for row in unbilled_rows(shard, store, where) if row not in answered)
+    """The records of one shard that go on, from one pass over its staged bytes."""
+    wanted = (row for row in _wanted(shard, store, where) if row not in answered)
     row = next(wanted, None)
     if row is None:
         return

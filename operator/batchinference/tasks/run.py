@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from batchinference.errors import Fault, InvalidObject, Permanent, Retry, Stalled, Waiting
+from batchinference.errors import Fault, InvalidObject
 from batchinference.model.run import Shard
 from batchinference.model.status import Reason
 from batchinference.model.work import FaultKind, Task, TaskFault, TaskKind, TaskResult
@@ -30,13 +30,6 @@ from batchinference.tasks.workbench import Report, Workbench
 
 _log = logging.getLogger(__name__)
 
-_KINDS = {
-    Stalled: FaultKind.STALLED,
-    Waiting: FaultKind.WAITING,
-    Retry: FaultKind.RETRY,
-    Permanent: FaultKind.PERMANENT,
-}
-
 _GC_THRESHOLD = 100_000
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
@@ -50,8 +43,7 @@ def perform(task: Task, bench: Workbench, report: Report) -> TaskResult:
         with _few_collections():
             return _perform(task, bench, report)
     except Fault as fault:
-        kind = next(kind for cls, kind in _KINDS.items() if isinstance(fault, cls))
-        return TaskFault(kind, fault.reason, fault.message, fault.after_s)
+        return TaskFault.of(fault)
     except SourceChanged as changed:
         is_input = task.kind in {TaskKind.ADMIT, TaskKind.STAGE}
         reason = Reason.INPUT_CHANGING if is_input else Reason.STAGING_UNAVAILABLE

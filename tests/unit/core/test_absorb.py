@@ -312,7 +312,7 @@ LATE = [
     (replace(run_with(), phase=P.ENDED), TaskKind.COLLECT, 0, 1, "a receipt has no shards"),
     (replace(run_with(), phase=P.ENDED), TaskKind.FINISH, None, None, "finished meanwhile"),
     (run_with(), TaskKind.CLEAN, None, None, "nothing is being cleaned"),
-    (run_with(), TaskKind.RELEASE, None, None, "nothing is being cleaned"),
+    (run_with(in_state(S.QUEUED)), TaskKind.RELEASE, None, None, "nothing is being cleaned"),
 ]
 
 

@@ -310,28 +310,42 @@ def pooled(*made: Shard):
 
 def test_records_that_were_not_sent_yet_wait_for_the_late_batch() -> None:
     run = pooled(in_state(S.QUEUED, 1), in_state(S.QUEUED, 2))
-    assert [(s.state, s.pooled) for s in run.shards[1:]] == [(S.DROPPED, True)] * 2
-    assert not run.shards[0].pooled, "what is left of them is pooled anew"
-    parked = replace(run, phase=RunPhase.PARKED, cancel=Cancel(DELETED, NOW), completion_time=NOW)
+    assert [(s.state, s.pooled) for s in run.shards[1:]] == [(S.REGROUPED, False)] * 2
+    assert of_kind(decided(run), StartTask) == [], "what it has is not known yet"
+
+
+@pytest.mark.parametrize("other", [S.SUBMITTED, S.COLLECTED, S.REGROUPED])
+def test_records_that_were_not_sent_yet_go_on_once_the_late_batch_is_collected(other) -> None:
+    members = {"collected": Collected(answered=100)} if other is S.COLLECTED else {}
+    began = S.QUEUED if other is S.REGROUPED else other
+    run = pooled(in_state(began, 1, **members), in_state(S.QUEUED, 2))
+    late = replace(run.shards[0].late[0], state=U.ENDED, collected=True)
+    source = replace(run.shards[0], state=S.COLLECTED, late=(late,))
+    task = of_kind(decided(run.with_shard(source)), StartTask)
+    unsent = (1, 2) if other is S.REGROUPED else (2,)
+    assert [(t.kind, t.sources) for t in task] == [(TaskKind.POOL, unsent)]
+
+
+def test_records_that_were_taken_back_wait_while_their_run_is_parked() -> None:
+    run = pooled(in_state(S.QUEUED, 1))
+    cancelled = decided(replace(run, cancel=Cancel(DELETED, NOW)), observed(gone=True)).run
+    assert cancelled.shards[1].state is S.DROPPED
+    parked = replace(
+        cancelled, phase=RunPhase.PARKED, cancel=Cancel(DELETED, NOW), completion_time=NOW
+    )
     resumed = decided(parked, observed(builder=job())).run
-    assert [s.state for s in resumed.shards[1:]] == [S.DROPPED] * 2, "they stay where they are"
-
-
-def test_records_of_which_a_part_was_sent_are_not_pooled_twice() -> None:
-    run = pooled(in_state(S.SUBMITTED, 1), in_state(S.QUEUED, 2))
-    assert run.shards[0].pooled
-    assert [s.state for s in run.shards[1:]] == [S.SUBMITTED, S.DROPPED]
+    assert resumed.shards[1].state is S.REGROUPED, "they are pooled when the late one has ended"
 
 
 def test_records_that_were_being_sent_are_pooled_anew_when_nothing_came_of_it() -> None:
     run = pooled(in_state(S.SUBMITTED, 1))
     void = failed_view(run, BatchFailure("quota", "full", quota=True), shard=1)
     run = next_step(fold(run, BatchSeen(void))).run
-    assert (run.shards[1].state, run.shards[1].pooled) == (S.DROPPED, True)
-    assert not run.shards[0].pooled
+    assert (run.shards[1].state, run.shards[1].pooled) == (S.REGROUPED, False)
+    assert run.shards[0].pooled
 
 
-def test_records_that_went_on_twice_go_back_when_their_first_shard_appears() -> None:
+def test_records_that_went_on_twice_are_taken_back_when_their_first_shard_appears() -> None:
     first = replace(behind(S.COLLECTED), pooled=True)
     second = replace(in_state(S.COLLECTED, 1, collected=Collected(unbilled=100)), pooled=True)
     second = replace(second, sources=(0,))
@@ -340,9 +354,18 @@ def test_records_that_went_on_twice_go_back_when_their_first_shard_appears() -> 
     run = next_step(fold(run, BatchSeen(late_view(run)))).run
     assert [(s.state, s.pooled) for s in run.shards] == [
         (S.SUBMITTED, True),
-        (S.COLLECTED, False),
-        (S.DROPPED, True),
+        (S.COLLECTED, True),
+        (S.REGROUPED, False),
     ]
+
+
+def test_a_given_up_batch_of_a_shard_that_was_regrouped_is_a_late_one() -> None:
+    gone = replace(shard_of(0, S.REGROUPED, submissions=(GIVEN_UP,)), pooled=True)
+    unsent = replace(in_state(S.QUEUED, 1), sources=(0,))
+    run = run_with(gone, unsent)
+    run = next_step(fold(run, BatchSeen(late_view(run)))).run
+    assert [s.state for s in run.shards] == [S.SUBMITTED, S.REGROUPED]
+    assert [s.batch_id for s in run.shards[0].late] == [late_view(run).id]
 
 
 def test_records_that_were_pooled_after_the_late_batch_go_as_they_are() -> None:

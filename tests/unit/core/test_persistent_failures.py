@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 
 from batchinference.core.draft import Decision
-from batchinference.core.effects import CancelBatch, StartTask
+from batchinference.core.effects import ASKING, CancelBatch, StartTask
 from batchinference.core.notes import Notes
-from batchinference.core.outcomes import ShardStaged, TaskDone
+from batchinference.core.outcomes import ProviderAsked, ShardStaged, TaskDone
 from batchinference.model.run import Cancel, CancelWhy, Run, RunPhase, ShardState
 from batchinference.model.staging import Cursor
 from batchinference.model.work import Checkpoint, FaultKind, TaskFault, TaskKind
@@ -102,4 +102,45 @@ def test_a_provider_that_is_away_is_told_by_its_own_object() -> None:
     notes = Notes()
     for _ in range(100):
         notes = failing(CancelBatch(0, "batch-0-1").id, notes=notes)
+    early = decided(run, observed(now=after(TIMING.unreachable_s - 1)), notes)
+    assert early.problem is None
+
+
+CALLS = [
+    (run_with(in_state(ShardState.UNKNOWN)), "look:0:1"),
+    (run_with(in_state(ShardState.FENCING)), "fence:0:1"),
+    (
+        replace(run_with(in_state(ShardState.SUBMITTED)), cancel=Cancel(CancelWhy.DESIRED, NOW)),
+        "cancel:batch-0-1",
+    ),
+    (run_with(in_state(ShardState.SUBMITTED)), ASKING),
+]
+
+
+@pytest.mark.parametrize(("run", "effect_id"), CALLS)
+def test_a_provider_that_stays_away_for_an_hour_is_told(run: Run, effect_id: str) -> None:
+    notes = failing(effect_id)
+    early = decided(run, notes=notes)
+    assert early.problem is None
+    assert early.wake_at is not None
+    assert early.wake_at <= after(TIMING.unreachable_s), "it is looked at again by itself"
+    late = decided(run, observed(now=after(TIMING.unreachable_s)), notes)
+    assert late.problem is not None
+    assert late.problem.reason == "ProviderUnavailable"
+
+
+def test_rejected_credentials_are_told_while_everything_is_at_the_provider() -> None:
+    run = run_with(in_state(ShardState.SUBMITTED), in_state(ShardState.COLLECTED, 1))
+    fault = TaskFault(FaultKind.STALLED, "CredentialsRejected", "the key is not valid")
+    _, notes = fold_all(run, ProviderAsked(fault))
+    problem = decided(run, notes=notes).problem
+    assert problem is not None
+    assert (problem.reason, problem.has_grace) == ("CredentialsRejected", True)
+    run, notes = fold_all(run, ProviderAsked(None), notes=notes)
     assert decided(run, notes=notes).problem is None
+
+
+def test_nothing_is_told_of_asking_once_nothing_is_at_the_provider() -> None:
+    run = run_with(in_state(ShardState.COLLECTED))
+    stalled = failing(ASKING, FaultKind.STALLED)
+    assert decided(run, notes=stalled).problem is None

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchinference.core.keys import submission_id
-from batchinference.errors import Stalled
+from batchinference.errors import Fault, Retry, Stalled
 from batchinference.model.batch import BatchState, SubmissionID
 from batchinference.model.run import Run, Shard, ShardState
 from batchinference.model.status import Reason
@@ -461,6 +461,58 @@ def test_a_manifest_that_can_not_be_read_is_replaced(tmp_path: Path) -> None:
     assert found.store.under(OUTPUT) == want
 
 
+# ---------------------------------------------------------------- a place that can't be used
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind"),
+    [
+        (Stalled(Reason.ACCESS_DENIED, "PutObject is denied."), FaultKind.STALLED),
+        (Stalled(Reason.BUCKET_NOT_FOUND, "There is no bucket"), FaultKind.STALLED),
+        (Retry(Reason.STORAGE_UNAVAILABLE, "503", 7.0), FaultKind.RETRY),
+    ],
+)
+@pytest.mark.parametrize("broken", ["put", "get", "commit", "write", "head"])
+def test_an_output_place_that_cannot_be_used_keeps_the_answers_in_staging(
+    tmp_path: Path, fault: Fault, kind: FaultKind, broken: str
+) -> None:
+    found = staged(tmp_path)
+    for shard in range(3):
+        found.answer_all(shard)
+    before = found.staged()
+
+    def refuse(operation: str, uri: str) -> None:
+        if operation == broken and uri.startswith(OUTPUT):
+            raise fault
+
+    found.store.before = refuse
+    result = found.perform(TaskKind.FINISH)
+    found.store.before = None
+    if isinstance(result, TaskFault):  # else it was finished without that operation
+        assert (result.kind, result.reason) == (kind, Reason.OUTPUT_UNAVAILABLE)
+        assert fault.message.rstrip(".") in result.message
+        assert "kept in staging" in result.message
+        assert result.after_s == fault.after_s
+        assert found.finish().results.completed == 10
+    assert broken in {"write", "head"} or isinstance(result, TaskFault)
+    assert found.staged() == before
+
+
+def test_staging_that_cannot_be_read_is_not_called_an_output_place(tmp_path: Path) -> None:
+    found = staged(tmp_path)
+    for shard in range(3):
+        found.answer_all(shard)
+
+    def refuse(_operation: str, uri: str) -> None:
+        if uri.startswith(STAGING):
+            raise Retry(Reason.STORAGE_UNAVAILABLE, "503")
+
+    found.store.before = refuse
+    result = found.perform(TaskKind.FINISH)
+    assert isinstance(result, TaskFault)
+    assert result.reason == Reason.STORAGE_UNAVAILABLE
+
+
 # ---------------------------------------------------------------- pooling
 
 
@@ -486,6 +538,33 @@ def test_unbilled_records_of_all_shards_go_again_together(tmp_path: Path) -> Non
     for shard in (3, 4):
         found.answer_all(shard)
     assert found.finish().results.completed == 12
+
+
+def test_a_shard_that_never_went_is_cut_again_whole(tmp_path: Path) -> None:
+    found = staged(tmp_path, rows=12)
+    assert [s.rows for s in found.run.shards] == [4, 4, 4]
+    leave(found, 1, [5])
+    for shard in (0, 2):
+        apart = replace(found.run.shards[shard], state=ShardState.REGROUPED)
+        found.run = found.run.with_shard(apart)
+    found.run = replace(found.run, limits=replace(found.run.limits, max_records_per_batch=3))
+    pooled = found.pool(0, 1, 2)
+    assert [s.rows for s in pooled.shards] == [3, 3, 3]
+    assert [row for s in (3, 4, 5) for row in found.rows_of(s)] == [0, 1, 2, 3, 5, 8, 9, 10, 11]
+    for shard in (3, 4, 5):
+        found.answer_all(shard)
+    assert found.finish().results.completed == 12
+
+
+def test_what_no_new_shard_holds_of_a_shard_that_never_went_says_so(tmp_path: Path) -> None:
+    found = staged(tmp_path, rows=4, records=4, minimum=3)
+    found.run = found.run.with_shard(replace(found.run.shards[0], state=ShardState.REGROUPED))
+    found.run = replace(found.run, limits=replace(found.run.limits, max_records_per_batch=3))
+    pooled = found.pool(0)
+    assert [s.rows for s in pooled.shards] == [3], "one record alone is below the minimum"
+    found.answer_all(1)
+    found.finish()
+    assert codes_of(found) == ["", "", "", codes.NOT_SUBMITTED]
 
 
 def test_attempts_go_on_from_the_most_tried_source(tmp_path: Path) -> None:

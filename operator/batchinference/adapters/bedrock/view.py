@@ -5,12 +5,13 @@ Pure. Summaries of a listing and the answer of a single get have the same member
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 from batchinference.adapters.bedrock.names import results_prefix, submission_of
-from batchinference.model.batch import BatchFailure, BatchState, BatchView
+from batchinference.model.batch import BatchFailure, BatchLimit, BatchState, BatchView
 
 STATES: Mapping[str, BatchState] = {
     "Submitted": BatchState.VALIDATING,
@@ -30,6 +31,14 @@ MAYBE = "maybe:"
 """Before a results prefix: a job that was stopped, or failed late, may have left nothing there."""
 
 _QUOTA_TEXTS = ("quota", "limit exceeded", "too many", "concurrent")
+_RECORDS_TEXTS = (
+    "contains more records",
+    "too many records",
+    "number of records",
+    "records per batch inference job",
+    "records per input file",
+)
+_BYTES_TEXTS = ("file size", "job size", "file is too large", "input size", "maximum size")
 _MINIMUM_TEXTS = ("contains less records", "required minimum")
 _PERMISSION_TEXTS = (
     "could not validate getobject",
@@ -39,7 +48,14 @@ _PERMISSION_TEXTS = (
     "access denied",
 )
 _TRANSIENT_TEXTS = ("internal server error", "service unavailable", "try again")
-_VALIDATION = {"MinimumRecords", "Quota"}
+_VALIDATION = {"MinimumRecords", "MaximumRecords", "MaximumSize", "Quota"}
+_EXCEEDS = {"MaximumRecords": BatchLimit.RECORDS, "MaximumSize": BatchLimit.BYTES}
+_LIMIT = re.compile(
+    r"(?:maximum|limit|quota|at most|exceeds?)"
+    r"(?:\s+(?:of|is|the|number|allowed|limit|records|per|batch|inference|job))*"
+    r"[\s:=(]*(\d[\d,]*)",
+    re.IGNORECASE,
+)
 _MESSAGE_LIMIT = 400
 
 
@@ -78,6 +94,8 @@ def failure(message: str, total: int, processed: int) -> BatchFailure:
     for name, texts in (
         ("MinimumRecords", _MINIMUM_TEXTS),
         ("Permissions", _PERMISSION_TEXTS),
+        ("MaximumRecords", _RECORDS_TEXTS),
+        ("MaximumSize", _BYTES_TEXTS),
         ("Quota", _QUOTA_TEXTS),
         ("ServiceFault", _TRANSIENT_TEXTS),
     ):
@@ -91,7 +109,15 @@ def failure(message: str, total: int, processed: int) -> BatchFailure:
         quota=code == "Quota",
         transient=code == "ServiceFault",
         nothing_processed=processed == 0 and (total == 0 or code in _VALIDATION),
+        exceeds=_EXCEEDS.get(code),
+        most=_limit_in(line) if code == "MaximumRecords" else None,
     )
+
+
+def _limit_in(message: str) -> int | None:
+    """The number of records that a sentence names as the most; sizes come in any unit."""
+    found = _LIMIT.search(message)
+    return int(found[1].replace(",", "")) if found else None
 
 
 def _files(

@@ -47,7 +47,10 @@ PLAIN_LIMIT = 32 * 1024
 """Bytes of JSON up to which a journal stays readable with kubectl."""
 
 STORED_LIMIT = 512 * 1024
-"""Bytes that a journal may take; the API server stops at 1 MiB."""
+"""Bytes that a journal may take while its run goes on to anything new."""
+
+RESERVE_LIMIT = 960 * 1024
+"""Bytes that it may take to keep what has happened; the API server stops at 1 MiB."""
 
 _PLAIN = "journal"
 _COMPRESSED = "journal.json.zlib"
@@ -112,14 +115,17 @@ class KubeJournals:
     async def create(self, run: Run) -> str:
         """See `ports.Journals.create`."""
         path = CONFIG_MAPS.path(self._namespace)
-        return await self._write("POST", path, run, {})
+        return await self._write("POST", path, run, {}, STORED_LIMIT)
 
-    async def write(self, run: Run, version: str) -> str:
+    async def write(self, run: Run, version: str, *, in_full: bool = False) -> str:
         """See `ports.Journals.write`. A journal that is gone raises `Superseded` too."""
         path = CONFIG_MAPS.path(self._namespace, journal_name(run.key))
-        return await self._write("PUT", path, run, {"resourceVersion": version})
+        limit = RESERVE_LIMIT if in_full else STORED_LIMIT
+        return await self._write("PUT", path, run, {"resourceVersion": version}, limit)
 
-    async def _write(self, method: str, path: str, run: Run, metadata: Mapping[str, Any]) -> str:
+    async def _write(
+        self, method: str, path: str, run: Run, metadata: Mapping[str, Any], limit: int
+    ) -> str:
         labels, annotations = self._foreign.get(run.key, ({}, {})) if metadata else ({}, {})
         body = {
             "apiVersion": CONFIG_MAPS.api_version,
@@ -130,7 +136,7 @@ class KubeJournals:
                 "labels": {**labels, **_labels(run)},
                 "annotations": {**annotations, **_annotations(run)},
             },
-            **await _stored(run),
+            **await _stored(run, limit),
         }
         try:
             answer = await self._client.call(method, path, body=body)
@@ -173,7 +179,7 @@ def _annotations(run: Run) -> dict[str, str]:
     return {JOB_ANNOTATION: job, PHASE_ANNOTATION: run.phase.value}
 
 
-async def _stored(run: Run) -> dict[str, Any]:
+async def _stored(run: Run, limit: int) -> dict[str, Any]:
     """The ConfigMap's data member.
 
     Raises:
@@ -183,11 +189,11 @@ async def _stored(run: Run) -> dict[str, Any]:
     if len(plain) <= PLAIN_LIMIT:
         return {"data": {_PLAIN: plain.decode()}}
     compressed = await asyncio.to_thread(zlib.compress, plain)
-    if len(compressed) >= STORED_LIMIT:
+    if len(compressed) >= limit:
         raise Permanent(
             Reason.JOURNAL_TOO_LARGE,
             f"The journal of this run would take {len(compressed)} bytes with "
-            f"{len(run.shards)} shards; at most {STORED_LIMIT - 1} are possible. Split the input "
+            f"{len(run.shards)} shards; at most {limit - 1} are possible. Split the input "
             "into several jobs, or raise the records per batch of the provider.",
         )
     return {"binaryData": {_COMPRESSED: base64.b64encode(compressed).decode()}}

@@ -24,13 +24,13 @@ from batchinference.adapters.openai_batch.connection import (
     sync_clients,
 )
 from batchinference.adapters.openai_batch.download import download
-from batchinference.adapters.openai_batch.faults import fault, message_of
+from batchinference.adapters.openai_batch.faults import fault, is_too_large, message_of
 from batchinference.adapters.openai_batch.names import file_name, file_prefix
 from batchinference.adapters.openai_batch.results import result
 from batchinference.adapters.openai_batch.stored_file import StoredFile
 from batchinference.adapters.openai_batch.view import count, text, time_of
 from batchinference.adapters.transfers import TRANSFERS, Transfers
-from batchinference.errors import Fault, Retry, Stalled, Waiting
+from batchinference.errors import Fault, Permanent, Retry, Stalled, Waiting
 from batchinference.model.batch import SubmissionID
 from batchinference.model.run import Run
 from batchinference.model.status import Reason
@@ -174,6 +174,12 @@ class OpenAIData:
                     Reason.QUOTA_WAIT,
                     f"The provider's file storage is full ({message_of(error)}); delete files.",
                 )
+        if isinstance(error, APIStatusError) and is_too_large(error):
+            return Permanent(
+                Reason.BATCH_TOO_LARGE,
+                f"The provider takes no file of that size (HTTP {error.status_code}: "
+                f"{message_of(error)}).",
+            )
         return fault(error, f"upload {name}")
 
     def _stored(self, name: str, size: int) -> Mapping[str, Any] | None:

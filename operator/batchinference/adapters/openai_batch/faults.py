@@ -16,9 +16,22 @@ from openai import APIConnectionError, APIError, APIStatusError, APITimeoutError
 
 from batchinference.adapters import network
 from batchinference.adapters.openai_batch.connection import WHERE
-from batchinference.adapters.openai_batch.view import BILLING_CODES, QUOTA_CODES, shorten, text
+from batchinference.adapters.openai_batch.view import (
+    BILLING_CODES,
+    QUOTA_CODES,
+    limit_in,
+    shorten,
+    text,
+    too_large,
+)
 from batchinference.errors import Fault, Permanent, Retry, Stalled
-from batchinference.model.batch import OutcomeUnknown, RefusalKind, Refused, SubmitOutcome
+from batchinference.model.batch import (
+    BatchLimit,
+    OutcomeUnknown,
+    RefusalKind,
+    Refused,
+    SubmitOutcome,
+)
 from batchinference.model.status import Reason
 
 _NEVER_SENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout, httpx2.ProxyError)
@@ -57,7 +70,13 @@ def _status_outcome(error: APIStatusError) -> SubmitOutcome:
     if code in BILLING_CODES or status == 402:
         return Refused(RefusalKind.BILLING, code or str(status), told, retry_after_s(error))
     if code in QUOTA_CODES or any(t in message.lower() for t in _QUOTA_TEXTS):
-        return Refused(RefusalKind.QUOTA, code or str(status), told, retry_after_s(error))
+        most = limit_in(message)
+        return Refused(
+            RefusalKind.QUOTA, code or str(status), told, retry_after_s(error), most=most
+        )
+    if status in {400, 413, 422} and (exceeds := _exceeds(error)) is not None:
+        most = limit_in(message) if exceeds is BatchLimit.RECORDS else None
+        return Refused(RefusalKind.TOO_LARGE, code or str(status), told, exceeds=exceeds, most=most)
     if status == 429:
         return Refused(RefusalKind.THROTTLED, code or "429", told, retry_after_s(error))
     if status in {401, 403}:
@@ -65,6 +84,17 @@ def _status_outcome(error: APIStatusError) -> SubmitOutcome:
     if status in {400, 404} and _file_not_ready(error):
         return Refused(RefusalKind.THROTTLED, code or "file_not_ready", told, _FILE_WAIT_S)
     return Refused(RefusalKind.INVALID, code or str(status), told)
+
+
+def _exceeds(error: APIStatusError) -> BatchLimit | None:
+    """What a refused batch, or upload, has too much of."""
+    found = too_large({code_of(error)}, message_of(error))
+    return found or (BatchLimit.BYTES if error.status_code == 413 else None)
+
+
+def is_too_large(error: APIStatusError) -> bool:
+    """Whether an upload was refused for its size, or for how many records it has."""
+    return error.status_code in {400, 413, 422} and _exceeds(error) is not None
 
 
 def _file_not_ready(error: APIStatusError) -> bool:

@@ -7,12 +7,13 @@ read is left at its default and never raised: an odd batch must not hide the oth
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Collection, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 from batchinference.adapters.openai_batch.names import submission_of
-from batchinference.model.batch import BatchFailure, BatchState, BatchView
+from batchinference.model.batch import BatchFailure, BatchLimit, BatchState, BatchView
 
 STATES: Mapping[str, BatchState] = {
     "validating": BatchState.VALIDATING,
@@ -52,6 +53,24 @@ _ENDED_AT = {
 QUOTA_CODES = {"token_limit_exceeded"}
 BILLING_CODES = {"billing_hard_limit_reached", "billing_not_active", "insufficient_quota"}
 _QUOTA_TEXTS = ("enqueued token limit reached", "enqueued request limit reached")
+RECORDS_CODES = {"too_many_tasks", "too_many_requests_in_batch", "batch_too_large"}
+BYTES_CODES = {"file_too_large", "payload_too_large", "request_too_large", "max_file_size_exceeded"}
+_RECORDS_TEXTS = (
+    "too many lines",
+    "too many requests in",
+    "too many records",
+    "number of requests",
+    "number of lines",
+    "requests per batch",
+    "requests per file",
+)
+_BYTES_TEXTS = ("file is too large", "file too large", "file size", "size limit", "maximum size")
+_LIMIT = re.compile(
+    r"(?:limit|maximum|max|at most|up to|exceeds?)"
+    r"(?:\s+(?:of|is|the|number|allowed|limit|requests|lines|records|per|batch|file))*"
+    r"[\s:=(]*(\d[\d,_]*)",
+    re.IGNORECASE,
+)
 _VALIDATION_CODES = {
     "duplicate_custom_id",
     "empty_batch",
@@ -68,11 +87,12 @@ _VALIDATION_CODES = {
     "model_mismatch",
     "model_not_found",
     "streaming_unsupported",
-    "too_many_tasks",
     "url_mismatch",
     "validation_error",
     *QUOTA_CODES,
     *BILLING_CODES,
+    *RECORDS_CODES,
+    *BYTES_CODES,
 }
 _ENTRIES_SHOWN = 3
 _TEXT_LIMIT = 240
@@ -116,16 +136,35 @@ def failure(found: Mapping[str, Any]) -> BatchFailure:
     if len(entries) > _ENTRIES_SHOWN:
         message += f"; and {len(entries) - _ENTRIES_SHOWN} more"
     codes = {c for c, _, _ in entries if c}
+    quota = bool(codes & QUOTA_CODES) or _mentions(message, _QUOTA_TEXTS)
+    exceeds = None if quota else too_large(codes, message)
     return BatchFailure(
         code=code,
         message=message,
         billing=bool(codes & BILLING_CODES),
-        quota=bool(codes & QUOTA_CODES) or _mentions(message, _QUOTA_TEXTS),
+        quota=quota,
         # An upload that is not visible yet ends as a failed batch.
         transient=(code == "invalid_request" and param in {"file_id", "input_file_id"})
         or code == "file_not_found",
         nothing_processed=_nothing_processed(found, codes),
+        exceeds=exceeds,
+        most=limit_in(message) if quota or exceeds is BatchLimit.RECORDS else None,
     )
+
+
+def too_large(codes: Collection[str], message: str) -> BatchLimit | None:
+    """What a batch has too much of, by the server's words; None when that is not what is wrong."""
+    if RECORDS_CODES.intersection(codes) or _mentions(message, _RECORDS_TEXTS):
+        return BatchLimit.RECORDS
+    if BYTES_CODES.intersection(codes) or _mentions(message, _BYTES_TEXTS):
+        return BatchLimit.BYTES
+    return None
+
+
+def limit_in(message: str) -> int | None:
+    """The limit that a sentence names. Of bytes none is taken: they come in any unit."""
+    found = _LIMIT.search(message)
+    return int(re.sub(r"\D", "", found[1])) if found else None
 
 
 def _nothing_processed(found: Mapping[str, Any], codes: set[str]) -> bool:
