@@ -365,8 +365,8 @@ def _progress(scene: Scene) -> str:
 
 
 def _waiting(scene: Scene) -> tuple[str, str] | None:
-    """What all of the account wait for, or the newest passing failure, or the quota that fails every
-    batch, as a reason to wait.
+    """A reason to wait: what all of the account wait for, or the newest passing failure, or the
+    quota that fails every batch.
     """
     if scene.delay is not None:
         return scene.delay

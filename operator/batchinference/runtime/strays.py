@@ -153,8 +153,13 @@ class Strays:
 
     async def let_go(self, job: BatchInferenceJob) -> None:
         """Nothing of an object needs our finalizer (any more)."""
-        if FINALIZER in job.metadata.finalizers:
+        if FINALIZER not in job.metadata.finalizers:
+            return
+        try:
             await self._kube.set_finalizer(ref_of(job), present=False)
+        except Superseded:  # its name is another object's by now, so it went and nobody saw it
+            for key in self._store.forget_gone(job.metadata.uid):
+                self._queue.add(key)
 
 
 def _is_owner(run: Run | None, job: BatchInferenceJob) -> bool:
