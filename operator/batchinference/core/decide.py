@@ -181,10 +181,11 @@ def keep_what_happened(draft: Draft) -> bool:
     run, full = draft.run, draft.observed.full
     if not full or run.is_over:
         return False
-    if not run.was_submitted:
+    rejected = reject(run, Reason.JOURNAL_TOO_LARGE, full, draft.observed.now)
+    if rejected is not run:
         if not any(shard.submissions for shard in run.shards):
-            run = replace(run, shards=(), cursor=None)  # they are what takes the room
-        draft.run = reject(run, Reason.JOURNAL_TOO_LARGE, full, draft.observed.now)
+            rejected = replace(rejected, shards=(), cursor=None)  # they are what takes the room
+        draft.run = rejected
         draft.effects.append(StopTasks())
         return False
     draft.stall(
