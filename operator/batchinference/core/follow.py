@@ -7,11 +7,9 @@ The rules of protocol 4.4 and 5 for reading an answer are here; what is asked ne
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
-from batchinference.core.backoff import backoff_s
 from batchinference.core.effects import (
     ASKING,
     cancelling,
@@ -32,20 +30,16 @@ from batchinference.core.outcomes import (
     ProviderAsked,
     SubmitAnswered,
 )
-from batchinference.core.policy import reject
-from batchinference.core.regroup import is_too_large, learned
+from batchinference.core.refusals import not_sent, refused, tried_in_vain
+from batchinference.core.regroup import learned
 from batchinference.core.setting import Setting
-from batchinference.core.timing import Timing
 from batchinference.core.transitions import ShardInput, step_shard
 from batchinference.model.batch import (
     Accepted,
-    BatchFailure,
     BatchState,
     BatchView,
     CancelOutcome,
     OutcomeUnknown,
-    RefusalKind,
-    Refused,
 )
 from batchinference.model.run import (
     Run,
@@ -87,14 +81,8 @@ def submit_answered(
         noted = notes.with_failure(effect_id, fault, setting.now, setting.timing, setting.jitter)
         return lose(run, noted, shard)
     if isinstance(outcome, NotSent):
-        # Every try needs a new upload, so the shard waits as long as a person needs anyway.
-        growing = _growing_wait_s(shard, setting.timing)
-        wait = max(setting.timing.reference_retry_s, growing)
-        fault = TaskFault(FaultKind.STALLED, outcome.reason, outcome.message, wait)
-        effect_id = resubmitting(answer.shard)
-        noted = notes.with_failure(effect_id, fault, setting.now, setting.timing, setting.jitter)
-        return run.with_shard(_put_back(shard, setting, wait)), noted
-    return _refused(run, notes, shard, outcome, setting)
+        return not_sent(run, notes, shard, outcome, setting)
+    return refused(run, notes, shard, outcome, setting)
 
 
 def lose(run: Run, notes: Notes, shard: Shard) -> tuple[Run, Notes]:
@@ -103,91 +91,6 @@ def lose(run: Run, notes: Notes, shard: Shard) -> tuple[Run, Notes]:
     changed = (stepped or shard).with_last(attempted=True)
     key = (shard.index, changed.submissions[-1].ordinal)
     return run.with_shard(changed), notes.without_looks(key)
-
-
-def _refused(
-    run: Run, notes: Notes, shard: Shard, refused: Refused, setting: Setting
-) -> tuple[Run, Notes]:
-    text = f"{refused.code}: {refused.message}" if refused.code else refused.message
-    if refused.kind is RefusalKind.TOO_LARGE and shard.rows > 1:
-        large = BatchFailure(
-            refused.code, refused.message, exceeds=refused.exceeds, most=refused.most
-        )
-        back = run.with_shard(_put_back(shard, setting, 0, large))
-        return learned(back, shard, large), notes
-    if refused.kind in {RefusalKind.INVALID, RefusalKind.TOO_LARGE}:
-        if not run.was_submitted_besides(shard):
-            undone = run.with_shard(_put_back(shard, setting, 0))
-            return reject(undone, Reason.REFUSED, text, setting.now), notes
-        final = BatchFailure(refused.code, refused.message)
-        ended = shard.with_last(state=SubmissionState.REFUSED, failure=final, request={})
-        return run.with_shard(step_shard(ended, ShardInput.REFUSE) or shard), notes
-    passing = BatchFailure(
-        refused.code,
-        refused.message,
-        quota=refused.kind is RefusalKind.QUOTA,
-        billing=refused.kind is RefusalKind.BILLING,
-        most=refused.most,
-    )
-    failure = passing if passing.quota or passing.billing else None
-    if passing.billing:
-        text = unpaid(passing, setting.timing)
-    kind, reason = _PUT_BACK[refused.kind]
-    wait = _put_back_wait_s(shard, refused, setting.timing)
-    noted = notes.with_failure(
-        resubmitting(shard.index),
-        TaskFault(kind, reason, text, wait),
-        setting.now,
-        setting.timing,
-        setting.jitter,
-    )
-    back = run.with_shard(_put_back(shard, setting, wait, failure))
-    return learned(back, shard, failure), noted
-
-
-_PUT_BACK = {
-    RefusalKind.QUOTA: (FaultKind.WAITING, Reason.QUOTA_WAIT),
-    RefusalKind.THROTTLED: (FaultKind.WAITING, Reason.QUOTA_WAIT),
-    RefusalKind.CREDENTIALS: (FaultKind.STALLED, Reason.CREDENTIALS_REJECTED),
-    RefusalKind.BILLING: (FaultKind.STALLED, Reason.BILLING),
-}
-
-
-def unpaid(failure: BatchFailure, timing: Timing) -> str:
-    """What to do about a provider that wants to be paid first."""
-    said = f"{failure.code}: {failure.message}" if failure.code else failure.message
-    return (
-        f"The provider takes no more batches until its bill is settled ({said.rstrip('.')}). Add "
-        "credit there, or raise the spending limit; the run tries again every "
-        f"{timing.quota_most_s / 60:.0f} minutes and then goes on by itself"
-    )
-
-
-def _put_back_wait_s(shard: Shard, refused: Refused, timing: Timing) -> float:
-    """Growing from try to try, and never less than the provider asked for."""
-    growing = _growing_wait_s(shard, timing)
-    if refused.kind is RefusalKind.QUOTA:
-        growing = _quota_wait_s(shard, timing)
-    elif refused.kind is RefusalKind.BILLING:
-        growing = timing.quota_most_s
-    return max(refused.retry_after_s or 0.0, growing)
-
-
-def _growing_wait_s(shard: Shard, timing: Timing) -> float:
-    return backoff_s(shard.put_backs + 1, timing.retry_first_s, timing.retry_most_s)
-
-
-def _quota_wait_s(shard: Shard, timing: Timing) -> float:
-    return backoff_s(shard.put_backs + 1, timing.quota_first_s, timing.quota_most_s)
-
-
-def _put_back(
-    shard: Shard, setting: Setting, wait_s: float, failure: BatchFailure | None = None
-) -> Shard:
-    closed = shard.with_last(state=SubmissionState.REFUSED, request={}, failure=failure)
-    back = step_shard(closed, ShardInput.PUT_BACK) or shard
-    until = setting.now + timedelta(seconds=wait_s)
-    return replace(back, not_before=until, put_backs=shard.put_backs + 1)
 
 
 def accepted(
@@ -403,7 +306,7 @@ def _ended(shard: Shard, views: Iterable[BatchView], setting: Setting) -> Shard:
     last = closed.last
     newest = next((view for view in views if last is not None and last.batch_id == view.id), None)
     if newest is not None and newest.failure is not None and newest.is_void:
-        closed = _tried_in_vain(closed, newest.failure, setting)
+        closed = tried_in_vain(closed, newest.failure, setting)
     return ended(closed)
 
 
@@ -417,23 +320,3 @@ def _end(view: BatchView, setting: Setting) -> dict[str, Any]:
         "failure": view.failure,
         **({"request": {}} if view.is_void else {}),
     }
-
-
-def _tried_in_vain(shard: Shard, failure: BatchFailure, setting: Setting) -> Shard:
-    """The newest submission was void: whether, and when, the shard goes again."""
-    attempts = setting.spec.retry_policy.max_attempts
-    fenced = shard.last is not None and shard.last.fenced_at is not None  # we took its input away
-    passing = failure.transient or fenced
-    if is_too_large(shard, failure):
-        return replace(shard, not_before=setting.now, put_backs=shard.put_backs + 1)
-    waits = failure.quota or failure.billing
-    if not waits and not (passing and shard.attempt < attempts):
-        return shard
-    timing = setting.timing
-    wait = timing.quota_most_s if failure.billing else _quota_wait_s(shard, timing)
-    return replace(
-        shard,
-        not_before=setting.now + timedelta(seconds=wait),
-        put_backs=shard.put_backs + 1,
-        attempt=shard.attempt if waits else shard.attempt + 1,
-    )

@@ -26,12 +26,13 @@ from batchinference.core.effects import (
     resubmitting,
     submitting,
 )
-from batchinference.core.follow import lose, unpaid
+from batchinference.core.follow import lose
 from batchinference.core.keys import next_ordinal, submission_id
 from batchinference.core.late import in_doubt, let_go, taken_back, with_late
 from batchinference.core.notes import Look
 from batchinference.core.policy import quota_refusal, reject
 from batchinference.core.problem import Problem
+from batchinference.core.refusals import unpaid
 from batchinference.core.regroup import with_oversized_apart
 from batchinference.core.transitions import ShardInput, step_shard
 from batchinference.errors import Permanent
