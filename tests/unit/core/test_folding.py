@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from batchinference.core import absorb, folding
 from batchinference.core.effects import (
+    ASKING,
     CancelBatch,
     DeleteInput,
     LookUp,
@@ -32,6 +33,7 @@ from batchinference.core.outcomes import (
     LookedUp,
     NotSent,
     Outcome,
+    ProviderAsked,
     Searched,
     ShardStaged,
     SubmitAnswered,
@@ -181,6 +183,7 @@ OF: list[tuple[Outcome, str]] = [
     (CancelAnswered(2, "b", CancelOutcome.ACCEPTED), CancelBatch(2, "b").id),
     (BatchSeen(VIEW), following("batch-9")),
     (BatchMissing("batch-9"), following("batch-9")),
+    (ProviderAsked(None), ASKING),
     (FinalizerSet(present=True), SetFinalizer(present=False).id),
     (EffectFailed(LookUp(2, 3, "", fenced=True), FAULT), LookUp(2, 3, "", fenced=False).id),
 ]

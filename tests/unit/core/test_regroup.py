@@ -13,7 +13,7 @@ from batchinference.core.outcomes import BatchSeen, SubmitAnswered, TaskDone
 from batchinference.core.policy import final_verdict
 from batchinference.model.batch import BatchFailure, BatchLimit, RefusalKind, Refused
 from batchinference.model.run import Cancel, CancelWhy, Results, Run, RunPhase, Shard, ShardState
-from batchinference.model.work import Pooled, TaskKind
+from batchinference.model.work import FaultKind, Pooled, TaskFault, TaskKind
 from builders import limits, shard_of
 from invariants import journal_problems
 from unit.core.given import (
@@ -111,6 +111,24 @@ def test_one_record_that_is_too_large_fails() -> None:
     assert alone.verdict.reason == "ProviderRefused"
     among = fold(run_with(in_state(S.CLAIMED, rows=1), in_state(S.SUBMITTED, 1)), refused)
     assert among.shards[0].state is S.ENDED
+
+
+UPLOAD_REFUSED = TaskFault(FaultKind.PERMANENT, "BatchTooLarge", "no file of that size (413)")
+
+
+def test_an_upload_that_is_too_large_is_cut_before_anything_is_submitted() -> None:
+    refused = TaskDone(TaskKind.UPLOAD, 0, 1, UPLOAD_REFUSED)
+    run, notes = fold_all(run_with(in_state(S.QUEUED)), refused)
+    assert (run.phase, notes.failures) == (RunPhase.RUNNING, {})
+    assert run.limits == limits(max_bytes_per_batch=10_000)
+    assert decided(run).run.shards[0].state is S.REGROUPED
+
+
+def test_an_upload_of_one_record_that_is_too_large_ends_a_run_that_is_not_paid_for() -> None:
+    refused = TaskDone(TaskKind.UPLOAD, 0, 1, UPLOAD_REFUSED)
+    run = fold(run_with(in_state(S.QUEUED, rows=1)), refused)
+    assert run.verdict is not None
+    assert run.verdict.reason == "BatchTooLarge"
 
 
 def pooled(run: Run, *made: Shard, sources: tuple[int, ...] = (0,)) -> Run:
