@@ -189,12 +189,12 @@ def _late(run: Run, counted: str) -> str:
 def is_cut_short(run: Run, spec: JobSpec) -> bool:
     """Whether a cancel is why the run ended. One by deletion, or by the deadline, that came too
     late to keep any record from its answer is not: such a run ended by itself, and there is nothing
-    to take up again.
+    to take up again. What an earlier life of it has at the provider may be answers (protocol 2.6).
     """
     if run.cancel is None:
         return False
     wanted = run.cancel.why is CancelWhy.DESIRED
-    return wanted or has_unanswered(run, spec.retry_policy.max_attempts)
+    return wanted or run.earlier is not None or has_unanswered(run, spec.retry_policy.max_attempts)
 
 
 def reject(run: Run, reason: str, message: str, now: datetime) -> Run:

@@ -31,6 +31,7 @@ from batchinference.model.batch import (
     RefusalKind,
     Refused,
 )
+from batchinference.model.earlier import Earlier
 from batchinference.model.run import (
     Cancel,
     CancelWhy,
@@ -453,6 +454,14 @@ def test_a_deletion_that_kept_no_record_from_its_answer_is_no_cancel() -> None:
     run = finishing(answered, cancel=Cancel(CancelWhy.DELETED, NOW))
     ended = fold(run, done(TaskKind.FINISH, Finished(Results(completed=60, failed=40))))
     assert (ended.phase, ended.verdict.ending) == (P.CLEANING, Ending.FAILED)
+
+
+def test_a_deletion_is_a_cancel_where_the_provider_may_have_answers_of_an_earlier_life() -> None:
+    answered = replace(in_state(S.COLLECTED), collected=Collected(answered=60, failed=40))
+    earlier = Earlier(asking=False, expected=True, strange=("batch-9",))
+    run = finishing(answered, cancel=Cancel(CancelWhy.DELETED, NOW), earlier=earlier)
+    ended = fold(run, done(TaskKind.FINISH, Finished(Results(completed=60, failed=40))))
+    assert (ended.phase, ended.verdict.ending) == (P.PARKED, Ending.CANCELLED)
 
 
 @pytest.mark.parametrize("kind", [TaskKind.CLEAN, TaskKind.RELEASE])
