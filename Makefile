@@ -12,6 +12,8 @@ READY := $(VENV)/.ready
 PYTEST := $(BIN)/python -m pytest
 SEEDS ?= 20000
 FIRST_SEED ?= 1
+KILLS ?= 200
+SEED ?= 1
 
 .PHONY: help
 help: ## Show the commands
@@ -57,6 +59,10 @@ check: $(READY) ## Format, lint, types, layers, generated files, and the fast te
 .PHONY: sim
 sim: $(READY) ## Simulate the runtime: make sim SEEDS=500 FIRST_SEED=1 (20,000 seeds if not told)
 	cd tests && ../$(BIN)/python -m sim --seeds $(SEEDS) --first-seed $(FIRST_SEED)
+
+.PHONY: test-crash
+test-crash: $(READY) ## Kill processes on the real control plane: make test-crash KILLS=20 SEED=1 (200 if not told)
+	cd tests && PYTHONPATH=../hack ../$(BIN)/python -m crash --kills $(KILLS) --seed $(SEED)
 
 .PHONY: bench
 bench: $(READY) ## Ratios against a baseline of the same run, into build/bench.json
