@@ -112,6 +112,12 @@ def test_e8_a_live_run_is_handed_over_and_its_old_holder_keeps_its_hands_off(
     second.delete()
     second.apply()
     second.check_found(before)
+    # The first one has nothing to do with it any more, whatever it is given.
+    pair.team.kubectl("wait", "bij", *pair.names, "--for=delete", "--timeout=120s")
+    pair.apply()
+    for name in pair.names:
+        stalled = pair.team.wait_condition(name, "Stalled")
+        assert (stalled["reason"], "handed over" in stalled["message"]) == ("HeldElsewhere", True)
     assert pair.creates() == creates
 
 

@@ -132,7 +132,7 @@ def test_an_old_holder_that_lags_behind_does_not_write_over_the_results(tmp_path
         hand_over(second)
         await second.until(lambda: second.state() == "Succeeded")
         del life.refused[TaskKind.COLLECT]
-        await first.until(lambda: stalled(first) == "OutputConflict")
+        await first.until(lambda: stalled(first) == "HeldElsewhere")
         await first.pass_time(300)
         assert written_by(second) == "installation-2"
 

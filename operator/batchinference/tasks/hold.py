@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from batchinference.core.holding import handed_over
 from batchinference.errors import Retry, Stalled
 from batchinference.model.run import Run
 from batchinference.model.status import Reason
@@ -30,6 +31,7 @@ class Hold:
     """
 
     def __init__(self, run: Run, place: ResultPlace) -> None:
+        self._run = run
         self._claim = claim_of(run)
         self._place = place
         with self.writing():
@@ -46,11 +48,15 @@ class Hold:
         """Look again.
 
         Raises:
-            Stalled: OutputConflict, the claim is gone or another's.
+            Stalled: OutputConflict, the claim is gone or another's; HeldElsewhere, another
+                installation has this very run by now.
             Retry: somebody else wrote a manifest.
         """
         with self.writing():
             held, standing = self._place.holds(self._claim), _standing(self._place)
+            taken_by = "" if held else self._place.taken_by(self._claim)
+        if taken_by:
+            raise Stalled(Reason.HELD_ELSEWHERE, handed_over(self._run, taken_by))
         if not held:
             raise Stalled(
                 Reason.OUTPUT_CONFLICT,

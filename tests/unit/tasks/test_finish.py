@@ -305,13 +305,18 @@ def test_nothing_is_written_to_a_place_that_is_not_ours_any_more(tmp_path: Path)
     for shard in range(3):
         found.answer_all(shard)
     taken = replace(claim_of(found.run), run_key="k2")
-    for claim in (None, taken):
+    handed_over = replace(claim_of(found.run), installation="elsewhere")
+    for claim, reason in (
+        (None, Reason.OUTPUT_CONFLICT),
+        (taken, Reason.OUTPUT_CONFLICT),
+        (handed_over, Reason.HELD_ELSEWHERE),
+    ):
         found.store.delete_prefix(OUTPUT)
         if claim is not None:
             assert PrefixPlace(found.store, OUTPUT).claim(claim) is None
         before = found.store.under(OUTPUT)
         result = fault(found.perform(TaskKind.FINISH))
-        assert (result.kind, result.reason) == (FaultKind.STALLED, Reason.OUTPUT_CONFLICT)
+        assert (result.kind, result.reason) == (FaultKind.STALLED, reason)
         assert found.store.under(OUTPUT) == before
 
 
