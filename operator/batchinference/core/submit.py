@@ -34,6 +34,7 @@ from batchinference.core.policy import quota_refusal, reject
 from batchinference.core.problem import Problem
 from batchinference.core.refusals import unpaid
 from batchinference.core.regroup import with_oversized_apart
+from batchinference.core.stuck import tell_of_stuck
 from batchinference.core.transitions import ShardInput, step_shard
 from batchinference.errors import Permanent
 from batchinference.model.run import (
@@ -251,6 +252,8 @@ def _submitted(draft: Draft, shard: Shard) -> None:
         if failure is not None and failure.count > 1:
             text = f"{failure.fault.message}. {ask_of_batch(draft, shard, live)}"
             draft.stall(failure.fault.reason, text, failure.since)
+        else:
+            tell_of_stuck(draft, shard, live)
 
 
 def _look_again(draft: Draft, ask: LookUp, at: datetime) -> None:

@@ -28,6 +28,7 @@ class Timing:
         parked_s: how long a run cancelled by deletion can be taken up again.
         max_staging_passes: passes over an input that keeps changing.
         cleaning_s: how long it is tried to remove what an ended run left behind.
+        stuck_s: how long after its window a batch may go on until somebody should hear of it.
     """
 
     submit_timeout_s: float = 60.0
@@ -47,3 +48,4 @@ class Timing:
     parked_s: float = 7 * 86400.0
     max_staging_passes: int = 5
     cleaning_s: float = 7 * 86400.0
+    stuck_s: float = 86400.0

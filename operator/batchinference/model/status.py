@@ -77,6 +77,7 @@ class Reason:
     NOT_IMPLEMENTED = "NotImplemented"
     PROVIDER_NOT_FOUND = "ProviderNotFound"
     PROVIDER_NOT_READY = "ProviderNotReady"
+    PROVIDER_STUCK = "ProviderStuck"
     PROVIDER_CHANGED = "ProviderChanged"
     NAMESPACE_NOT_ALLOWED = "NamespaceNotAllowed"
     SECRET_NOT_FOUND = "SecretNotFound"  # noqa: S105 - a reason, not a secret
