@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from batchinference.core.begin import key_of
+from batchinference.core.decisions import GONE
 from batchinference.model.job import KIND as JOB_KIND
 from batchinference.model.job import parse_job
 from batchinference.model.run import Owner
@@ -16,6 +17,7 @@ from batchinference.runtime.store import Store
 from batchinference.runtime.sweeper import Sweeper
 from builders import job, run_of
 from fakes.clock import VirtualClock
+from fakes.journals import FakeJournals
 from fakes.kube import FakeKube
 
 
@@ -37,6 +39,7 @@ class House:
 
     def __init__(self, runs: int) -> None:
         self.kube = FakeKube()
+        self.journals = FakeJournals()
         self.store = Store()
         self.entries: dict[str, Entry] = {}
         self.looked: list[str] = []
@@ -46,6 +49,7 @@ class House:
         self.sweeper = Sweeper(
             self.store,
             self.entries,
+            self.journals,
             self.kube,
             self.looked.append,
             VirtualClock(),
@@ -72,6 +76,20 @@ class House:
         for _ in range(2):  # the first showing of an object may still be of the listing before
             for body in self.kube.jobs():
                 self.show(body)
+
+    def uid(self, number: int) -> str:
+        return next(
+            e.run.owner.uid
+            for e in self.entries.values()
+            if e.run and e.run.owner.name == f"job-{number}"
+        )
+
+    def vouch(self, number: int, uid: str) -> None:
+        """Annotate the journal of a run."""
+        key = next(
+            k for k, e in self.entries.items() if e.run and e.run.owner.name == f"job-{number}"
+        )
+        self.journals.notes[key] = {GONE: uid}
 
     def believed_gone(self) -> list[str]:
         owners = [e.run.owner for e in self.entries.values() if e.run]
@@ -129,6 +147,24 @@ async def test_three_missing_objects_are_believed_and_a_fourth_soon_after_is_not
     await house.sweeper.sweep()
     assert len(house.believed_gone()) == 3
     assert house.metrics.held["sweeper_stopped"] == 1.0
+
+
+async def test_missing_objects_that_somebody_vouches_for_are_believed_and_no_others() -> None:
+    house = House(9)
+    house.delete_unseen(0, 1, 2, 3, 4, 5)
+    house.list_again()
+    await house.sweeper.sweep()
+    assert house.metrics.held["sweeper_stopped"] == 1.0
+    house.vouch(0, house.uid(0))
+    house.vouch(1, house.uid(2))
+    await house.sweeper.sweep()
+    assert house.metrics.held["sweeper_stopped"] == 1.0, "five are still too many"
+    assert house.believed_gone() == ["job-0"]
+    for n in (1, 2, 3):
+        house.vouch(n, house.uid(n))
+    await house.sweeper.sweep()
+    assert house.metrics.held["sweeper_stopped"] == 0.0, "the two others are few enough"
+    assert len(house.believed_gone()) == 6
 
 
 async def test_objects_that_were_seen_being_deleted_do_not_count() -> None:

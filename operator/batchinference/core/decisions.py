@@ -40,6 +40,9 @@ GIVE_UP = f"{GROUP}/give-up"
 TAKE_OVER = f"{GROUP}/take-over"
 """The installation that has the run gives it up: it goes on here."""
 
+GONE = f"{GROUP}/object-gone"
+"""On a journal: the object with this uid was deleted on purpose, with however many others."""
+
 ANNOTATIONS = (RESUBMIT, GIVE_UP, TAKE_OVER)
 
 Answer = Callable[[Run, datetime], Run]

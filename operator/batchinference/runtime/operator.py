@@ -179,7 +179,7 @@ class Operator:
             namespace=namespace,
         )
         self._sweeper = Sweeper(
-            self._store, self._entries, kube, self._queue.add, clock, settings, metrics
+            self._store, self._entries, journals, kube, self._queue.add, clock, settings, metrics
         )
         self._expiry = Expiry(
             self._store,

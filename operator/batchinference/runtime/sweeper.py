@@ -12,10 +12,11 @@ from collections import deque
 from collections.abc import Callable, Mapping
 
 from batchinference.clock import Clock
+from batchinference.core.decisions import GONE, values
 from batchinference.errors import Fault
 from batchinference.model.job import KIND as JOB_KIND
 from batchinference.model.metadata import GROUP
-from batchinference.ports import Kube, Metrics, ObjectRef
+from batchinference.ports import Journals, Kube, Metrics, ObjectRef
 from batchinference.runtime.entry import Entry
 from batchinference.runtime.settings import RuntimeSettings
 from batchinference.runtime.store import Store, ref_of
@@ -32,13 +33,15 @@ class Sweeper:
     """Looks for missing objects every `sweep_s`.
 
     The brake: more missing objects at a time than max(3, 10 %) of the live runs look like a
-    mistake (a wrong cluster, a restored backup), so none of them is believed until there are fewer.
+    mistake (a wrong cluster, a restored backup), so none of them is believed until there are fewer,
+    or somebody says of each, by an annotation on its journal, that it went on purpose.
     """
 
     def __init__(
         self,
         store: Store,
         entries: Mapping[str, Entry],
+        journals: Journals,
         kube: Kube,
         look: Callable[[str], None],
         clock: Clock,
@@ -47,6 +50,7 @@ class Sweeper:
     ) -> None:
         self._store = store
         self._entries = entries
+        self._journals = journals
         self._kube = kube
         self._look = look
         self._clock = clock
@@ -76,15 +80,20 @@ class Sweeper:
         gone = [ref for ref in suspects if await self._is_gone(ref)]
         counted = [ref for ref in gone if not self._store.was_leaving(ref.uid)]
         stopped = self._brakes(len(counted), len(live))
+        if stopped:
+            counted = [ref for ref in counted if not await self._is_vouched_for(ref)]
+            stopped = self._brakes(len(counted), len(live))
         self._metrics.gauge("sweeper_stopped", float(stopped))
         if stopped:
-            names = ", ".join(f"{r.namespace}/{r.name}" for r in counted[:5])
+            names = ", ".join(f"{r.namespace}/{r.name} {r.uid}" for r in counted[:5])
             logger.error(
                 "%d objects of %d live runs are missing (%s ...): too many to be believed at once. "
-                "Their runs are followed and submit nothing new",
+                "Their runs are followed and submit nothing new. If they were deleted on purpose, "
+                "annotate each run's journal with %s=<uid of the object>",
                 len(counted),
                 len(live),
                 names,
+                GONE,
             )
             gone = [ref for ref in gone if ref not in counted]
         for ref in gone:
@@ -107,6 +116,14 @@ class Sweeper:
             if held is None or held.get("metadata", {}).get("deletionTimestamp"):
                 return False
         return True
+
+    async def _is_vouched_for(self, ref: ObjectRef) -> bool:
+        """Whether somebody says that this very object went, and that its run is to end."""
+        owned = (e for e in self._entries.values() if e.run and e.run.owner.uid == ref.uid)
+        entry = next(owned, None)
+        return entry is not None and ref.uid in values(
+            await self._journals.annotations(entry.key), GONE
+        )
 
     def _brakes(self, missing: int, live: int) -> bool:
         now = self._clock.elapsed()

@@ -27,6 +27,7 @@ from batchinference.adapters.kube.names import (
     JOURNAL_LABEL,
     MANAGED_BY,
     PHASE_ANNOTATION,
+    UID_ANNOTATION,
 )
 from batchinference.core.keys import journal_name
 from batchinference.errors import (
@@ -55,7 +56,7 @@ RESERVE_LIMIT = 960 * 1024
 _PLAIN = "journal"
 _COMPRESSED = "journal.json.zlib"
 _PAGE = 250
-_OURS = {MANAGED_BY, JOURNAL_LABEL, JOB_ANNOTATION, PHASE_ANNOTATION}
+_OURS = {MANAGED_BY, JOURNAL_LABEL, JOB_ANNOTATION, UID_ANNOTATION, PHASE_ANNOTATION}
 
 
 class KubeJournals:
@@ -176,7 +177,11 @@ def _labels(run: Run) -> dict[str, str]:
 
 def _annotations(run: Run) -> dict[str, str]:
     job = f"{run.owner.namespace}/{run.owner.name}"
-    return {JOB_ANNOTATION: job, PHASE_ANNOTATION: run.phase.value}
+    return {
+        JOB_ANNOTATION: job,
+        UID_ANNOTATION: run.owner.uid,
+        PHASE_ANNOTATION: run.phase.value,
+    }
 
 
 async def _stored(run: Run, limit: int) -> dict[str, Any]:

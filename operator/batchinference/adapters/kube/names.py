@@ -25,6 +25,9 @@ JOURNAL_LABEL = f"{GROUP}/journal"
 JOB_ANNOTATION = f"{GROUP}/job"
 """On everything that belongs to a run: `namespace/name` of its job, for people."""
 
+UID_ANNOTATION = f"{GROUP}/object-uid"
+"""On a journal: the uid of the object that steers its run, for people."""
+
 PHASE_ANNOTATION = f"{GROUP}/phase"
 
 STAGING_LABEL = f"{GROUP}/staging"
