@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ import yaml
 
 import sync_chart
 from batchinference.app.settings import parse
+from batchinference.telemetry.metrics import DECLARED, PREFIX
 from control_plane import find_helm
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -403,6 +405,7 @@ def test_without_rbac_nothing_grants_anything(render) -> None:
     [
         ("service.enabled", "Service"),
         ("podMonitor.enabled", "PodMonitor"),
+        ("prometheusRule.enabled", "PrometheusRule"),
         ("networkPolicy.enabled", "NetworkPolicy"),
         (
             "admissionPolicy.allowedModels={small},admissionPolicy.enabled",
@@ -414,6 +417,21 @@ def test_without_rbac_nothing_grants_anything(render) -> None:
 def test_optional_objects_are_off_until_switched_on(render, switch, kind) -> None:
     assert of_kind(render(), kind) == []
     assert len(of_kind(render(f"{switch}=true"), kind)) == 1
+
+
+def test_alerts_ask_for_metrics_that_there_are_and_the_page_lists_them(render) -> None:
+    (rule,) = of_kind(render("prometheusRule.enabled=true"), "PrometheusRule")
+    declared = {PREFIX + metric.name for metric in DECLARED}
+    page = (ROOT / "docs" / "reference" / "metrics.md").read_text()
+    (group,) = rule["spec"]["groups"]
+    assert len(group["rules"]) > 5
+    for alert in group["rules"]:
+        asked = set(re.findall(r"batchinference_\w+", alert["expr"]))
+        assert asked, alert["alert"]
+        assert asked <= declared, alert["alert"]
+        assert f"| `{alert['alert']}` |" in page
+        assert f"`{alert['expr']}`" in page
+        assert alert["annotations"]["description"]
 
 
 @pytest.mark.parametrize(

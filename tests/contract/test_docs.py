@@ -203,7 +203,7 @@ def test_the_defaults_of_the_runtime_are_told() -> None:
     page = text_of("docs/reference/settings.md")
     wrong = []
     for found in dataclasses.fields(RuntimeSettings):
-        row = f"| `runtime.{runtime_name(found.name)}` | {found.default:g} |"
+        row = f"| `runtime.{runtime_name(found.name)}` | {found.default:.15g} |"
         if row not in page:
             wrong.append(row)
     assert wrong == []
@@ -222,7 +222,8 @@ def test_metrics_that_nothing_fills_are_told_apart() -> None:
         if "sandbox" not in file.parts and "telemetry" not in file.parts
     )
     filled = {PREFIX + metric.name for metric in DECLARED if f'"{metric.name}"' in code}
-    assert rows("docs/reference/metrics.md") == filled
+    listed = {row for row in rows("docs/reference/metrics.md") if row.startswith(PREFIX)}
+    assert listed == filled
 
 
 @pytest.mark.parametrize("module", [job, provider])

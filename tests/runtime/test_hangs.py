@@ -164,3 +164,49 @@ def test_a_run_that_follows_its_provider_leaves_no_claim_behind() -> None:
         await house.until(lambda: house.state() == "Succeeded")
 
     play(scene)
+
+
+def test_a_deleted_job_whose_secret_went_with_it_is_told_and_ends_when_its_answers_are_gone() -> (
+    None
+):
+    async def scene(house: House) -> None:
+        life = await house.operator()
+        body = house.give(job())
+        key = key_of(parse_job(body))
+        await house.until(lambda: house.state() == "Running")
+        house.server.outage = True
+        house.kube.delete(ref())
+        await house.until(lambda: house.job() is None, 600)
+        await house.die(life)
+        house.server.outage = False
+        secret = house.kube.secrets.pop(("ml", "openai"))
+        life = await house.operator()
+        await house.until(lambda: life.metrics.gauges["runs_without_credentials", ()] == 1, 600)
+        house.kube.secrets["ml", "openai"] = secret
+        await house.until(lambda: life.metrics.gauges["runs_without_credentials", ()] == 0, 600)
+        await house.until(lambda: house.phase(key) is RunPhase.PARKED)
+
+    play(scene)
+
+
+def test_the_answers_of_a_job_without_object_and_secret_are_given_up_in_the_end() -> None:
+    async def scene(house: House) -> None:
+        life = await house.operator()
+        body = house.give(job())
+        key = key_of(parse_job(body))
+        await house.until(lambda: house.state() == "Running")
+        house.server.outage = True
+        house.kube.delete(ref())
+        await house.until(lambda: house.job() is None, 600)
+        await house.die(life)
+        house.server.outage = False
+        house.kube.secrets.pop(("ml", "openai"))
+        await house.operator()
+        await house.until(lambda: house.phase(key) is RunPhase.ENDED, 30 * 3600)
+        run = house.run(body)
+        assert run is not None
+        assert run.verdict is not None
+        assert run.verdict.reason == "CredentialsGone"
+        assert [e.reason for e in house.recorder.events].count("CredentialsGone") == 2
+
+    play(scene, answers_kept_s=3600.0, cleaning_s=600.0)

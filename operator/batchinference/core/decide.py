@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 
+from batchinference.core.abandon import abandon
 from batchinference.core.begin import starts_afresh
 from batchinference.core.cleaning import leave_provider, remove_remains
 from batchinference.core.deadline import meet_deadline
@@ -367,6 +368,7 @@ STEPS: tuple[Callable[[Draft], bool], ...] = (
     want_cancel,
     meet_deadline,
     give_up_unpaid,
+    abandon,
     keep_what_happened,
     leave_provider,
     hold_object,

@@ -29,6 +29,8 @@ class Timing:
         max_staging_passes: passes over an input that keeps changing.
         cleaning_s: how long it is tried to remove what an ended run left behind.
         stuck_s: how long after its window a batch may go on until somebody should hear of it.
+        answers_kept_s: how long a provider keeps answers (OpenAI: 30 days); after that those of a
+            run without object and credentials are given up.
     """
 
     submit_timeout_s: float = 60.0
@@ -49,3 +51,4 @@ class Timing:
     max_staging_passes: int = 5
     cleaning_s: float = 7 * 86400.0
     stuck_s: float = 86400.0
+    answers_kept_s: float = 30 * 86400.0

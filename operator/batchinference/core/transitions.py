@@ -51,6 +51,7 @@ class RunInput(StrEnum):
     PARK = "Park"  # the manifest stands; cancelled by deletion with records unanswered
     RESUME = "Resume"  # the object came back to a parked run
     EXPIRE = "Expire"  # parked for too long
+    ABANDON = "Abandon"  # no object, no credentials, and the answers are gone by now
     CLEAN = "Clean"  # nothing of ours is left behind
     RESTART = "Restart"  # the object came back to an end without an accepted submission
 
@@ -116,6 +117,8 @@ RUN: Mapping[tuple[RunPhase, RunInput], RunPhase] = {
     (P.RUNNING, RunInput.REJECT): P.CLEANING,
     (P.RUNNING, RunInput.SETTLE): P.FINISHING,
     (P.FINISHING, RunInput.MANIFEST): P.CLEANING,
+    (P.RUNNING, RunInput.ABANDON): P.CLEANING,
+    (P.FINISHING, RunInput.ABANDON): P.CLEANING,
     (P.FINISHING, RunInput.PARK): P.PARKED,
     (P.PARKED, RunInput.RESUME): P.RUNNING,
     (P.PARKED, RunInput.EXPIRE): P.CLEANING,
@@ -134,6 +137,7 @@ RUN_IGNORED: Mapping[RunInput, str] = {
     RunInput.PARK: "only a run whose manifest has just been written is parked",
     RunInput.RESUME: "only a parked run is taken up again",
     RunInput.EXPIRE: "only a parked run waits for its object",
+    RunInput.ABANDON: "nothing is waited for, or an end is an end",
     RunInput.CLEAN: "nothing is being cleaned",
     RunInput.RESTART: "only an end without an accepted submission starts afresh",
 }

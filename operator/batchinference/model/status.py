@@ -81,6 +81,7 @@ class Reason:
     PROVIDER_CHANGED = "ProviderChanged"
     NAMESPACE_NOT_ALLOWED = "NamespaceNotAllowed"
     SECRET_NOT_FOUND = "SecretNotFound"  # noqa: S105 - a reason, not a secret
+    CREDENTIALS_GONE = "CredentialsGone"
     CREDENTIALS_REJECTED = "CredentialsRejected"
     ACCESS_DENIED = "AccessDenied"
     BILLING = "BillingRequired"

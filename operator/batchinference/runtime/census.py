@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 from batchinference.clock import Clock
 from batchinference.model.run import Ending, Run, RunPhase, ShardState
+from batchinference.model.status import Reason
 from batchinference.ports import Metrics
 from batchinference.runtime.entry import Entry
 from batchinference.runtime.store import Store
@@ -44,7 +45,7 @@ class Census:
         """Set the gauges."""
         jobs: Counter[tuple[str, str]] = Counter()
         queued: Counter[str] = Counter()
-        unsure = 0
+        unsure = keyless = stuck = 0
         oldest = None
         for entry in self._entries.values():
             run = entry.run
@@ -55,6 +56,9 @@ class Census:
                 continue
             oldest = run.created_at if oldest is None else min(oldest, run.created_at)
             queued[run.provider.account] += entry.queued
+            reason = entry.problem.reason if entry.problem else ""
+            keyless += reason == Reason.CREDENTIALS_GONE
+            stuck += reason == Reason.PROVIDER_STUCK
             unsure += sum(shard.state in _UNSURE for shard in run.shards)
         for key, job in self._store.jobs():
             known = self._entries.get(key)
@@ -68,6 +72,8 @@ class Census:
         for account in self._accounts:
             self._metrics.gauge("queued_shards", queued[account], account=account)
         self._metrics.gauge("unknown_outcomes", unsure)
+        self._metrics.gauge("runs_without_credentials", keyless)
+        self._metrics.gauge("runs_with_stuck_batches", stuck)
         self._metrics.gauge(
             "oldest_unfinished_job_timestamp_seconds", oldest.timestamp() if oldest else 0
         )

@@ -57,6 +57,14 @@ DECLARED = (
     ),
     Declared("gauge", "unknown_outcomes", "Submissions that may or may not have been accepted."),
     Declared(
+        "gauge",
+        "runs_without_credentials",
+        "Runs without an object whose credentials are gone: their batches can't be asked for.",
+    ),
+    Declared(
+        "gauge", "runs_with_stuck_batches", "Runs of which a batch is over its window by a day."
+    ),
+    Declared(
         "counter", "unanswered_submissions_total", "Create calls without an answer.", ("provider",)
     ),
     Declared(

@@ -1,0 +1,79 @@
+"""A run without an object whose credentials are gone (protocol 7.2).
+
+Its Secret went with its namespace, or its key was revoked, and nobody is left to whom a condition
+could tell it. It is asked for as long as the provider keeps answers; after that they are lost.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+from batchinference.core.draft import Draft
+from batchinference.core.effects import Announce, StopTasks
+from batchinference.core.keys import journal_name
+from batchinference.core.stuck import window
+from batchinference.core.timing import Timing
+from batchinference.core.transitions import RunInput, step_run
+from batchinference.model.run import CancelWhy, Ending, Run, Verdict
+from batchinference.model.status import Reason
+
+_GONE = {Reason.SECRET_NOT_FOUND, Reason.CREDENTIALS_REJECTED}
+_OBJECTLESS = {CancelWhy.DELETED, CancelWhy.ORPHANED}
+
+
+def abandon(draft: Draft) -> bool:
+    """A step of `decide`: tell it, and end the run once its answers can't be there any more."""
+    run = draft.run
+    if draft.observed.job is not None or run.cancel is None or run.cancel.why not in _OBJECTLESS:
+        return False
+    gone, stepped = _credentials_gone(draft), step_run(run, RunInput.ABANDON)
+    if not gone or stepped is None:
+        return False
+    until = _kept_until(run, draft.timing)
+    if draft.observed.now < until:
+        _tell(draft, gone, until)
+        return False
+    batches = sum(len(shard.live) for shard in run.shards)
+    text = (
+        f"{gone} The object is gone, and the provider keeps answers no longer than until "
+        f"{until:%Y-%m-%dT%H:%M:%SZ}: those that were not collected are lost ({batches} batches "
+        "were not seen to end)"
+    )
+    verdict = Verdict(Ending.FAILED, Reason.CREDENTIALS_GONE, text)
+    draft.run = replace(stepped, verdict=verdict, completion_time=draft.observed.now)
+    draft.effects += [StopTasks(), Announce(Reason.CREDENTIALS_GONE, text, warning=True)]
+    return False
+
+
+def _credentials_gone(draft: Draft) -> str:
+    """What says that there are none; "" while nothing does. A call that worked since ends it."""
+    problem = draft.observed.provider
+    if problem is not None and problem.reason in _GONE:
+        return problem.message
+    faults = (failure.fault for failure in draft.notes.failures.values())
+    return next((fault.message for fault in faults if fault.reason in _GONE), "")
+
+
+def _kept_until(run: Run, timing: Timing) -> datetime:
+    """From then on the provider has nothing more of the run that could be read."""
+    last = [
+        made.ended_at or (made.accepted_at or made.claimed_at) + window(run.provider.settings)
+        for shard in run.shards
+        for made in shard.made
+    ]
+    return max(last, default=run.created_at) + timedelta(seconds=timing.answers_kept_s)
+
+
+def _tell(draft: Draft, gone: str, until: datetime) -> None:
+    where = f"configmap/{journal_name(draft.run.key)} -n {draft.observed.journal_namespace}"
+    text = (
+        f"{gone} The run has no object any more, and its batches can't be followed, cancelled or "
+        f"collected. Bring the credentials back; after {until:%Y-%m-%dT%H:%M:%SZ} its answers are "
+        f"given up. Its journal is {where}"
+    )
+    draft.stall(Reason.CREDENTIALS_GONE, text)
+    draft.wake(until)
+    if Reason.CREDENTIALS_GONE not in draft.notes.told:
+        draft.notes = replace(draft.notes, told=draft.notes.told | {Reason.CREDENTIALS_GONE})
+        draft.effects.append(Announce(Reason.CREDENTIALS_GONE, text, warning=True))
