@@ -101,6 +101,22 @@ class JournalsConformance:
         listed = {key: (run, version) for key, run, version in await journals.unended()}
         assert listed == {run.key: (run, versions[run.key]) for run in runs}
 
+    async def test_receipts_are_listed_apart_and_deleted_as_they_were_seen(
+        self, journals: Journals
+    ) -> None:
+        live, over = run_of("live"), run_of("over", phase=RunPhase.ENDED)
+        await journals.create(live)
+        version = await journals.create(over)
+        assert [found async for found in journals.ended()] == [(over, version)]
+        changed = await journals.write(replace(over, ordinal_floor=7), version)
+        with pytest.raises(Superseded):
+            await journals.delete(over.key, version)
+        assert await journals.get(over.key) is not None
+        await journals.delete(over.key, changed)
+        assert await journals.get(over.key) is None
+        await journals.delete(over.key, changed)
+        assert [found async for found in journals.ended()] == []
+
     async def test_the_largest_run_fits(self, journals: Journals) -> None:
         run = run_of(shards=MAX_SHARDS, submitted=MAX_SHARDS)
         version = await journals.create(run)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -65,6 +65,14 @@ class FakeJournals:
         await self._world.pause()
         return found
 
+    async def ended(self) -> AsyncIterator[tuple[Run, str]]:
+        self._maybe_fail("journal.ended")
+        for text, version in list(self.stored.values()):
+            await self._world.pause()
+            run = _read(text)
+            if run.phase is RunPhase.ENDED:
+                yield run, str(version)
+
     async def get(self, key: str) -> tuple[Run, str] | None:
         await self._world.pause()
         self.reads += 1
@@ -108,6 +116,14 @@ class FakeJournals:
             new = self._store(run, reserve=in_full)
             self._maybe_fail("journal.write answer")
         return new
+
+    async def delete(self, key: str, version: str) -> None:
+        async with self._world.effect("journal.delete"):
+            self._maybe_fail("journal.delete")
+            held = self.stored.get(key)
+            if held is not None and str(held[1]) != version:
+                raise Superseded(f"the journal of {key} has version {held[1]}, not {version}")
+            self.lose(key)
 
     def peek(self, key: str) -> Run | None:
         """The journal as it stands, for whoever watches from outside."""

@@ -9,7 +9,7 @@ Every implementation maps foreign exceptions to `errors`: nothing else may leave
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol, runtime_checkable
@@ -205,6 +205,13 @@ class Journals(Protocol):
         one that can't be read. There may be years of receipts: they are read by their keys.
         """
 
+    def ended(self) -> AsyncIterator[tuple[Run, str]]:
+        """The receipts of ended runs, as (run, version); without those that can't be read.
+
+        Raises:
+            Stalled, Retry: the API server can't be asked now.
+        """
+
     async def get(self, key: str) -> tuple[Run, str] | None:
         """One journal. Raises NewerSchema."""
 
@@ -227,6 +234,14 @@ class Journals(Protocol):
         """Write if the version still holds; returns the new one. Raises as `create`.
 
         `in_full`: what has happened must be kept, so a reserve beyond the limit may be used.
+        """
+
+    async def delete(self, key: str, version: str) -> None:
+        """Delete it if that version still holds; one that is gone is fine.
+
+        Raises:
+            Superseded: it changed since.
+            Stalled, Retry.
         """
 
 

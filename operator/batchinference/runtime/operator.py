@@ -35,6 +35,7 @@ from batchinference.runtime.index import Indexes
 from batchinference.runtime.journaling import Journaling
 from batchinference.runtime.providers import Providers
 from batchinference.runtime.queue import KeyedQueue
+from batchinference.runtime.receipts import Receipts
 from batchinference.runtime.reconciler import Reconciler
 from batchinference.runtime.settings import RuntimeSettings
 from batchinference.runtime.showing import Showing
@@ -181,6 +182,7 @@ class Operator:
         self._sweeper = Sweeper(
             self._store, self._entries, journals, kube, self._queue.add, clock, settings, metrics
         )
+        self._receipts = Receipts(journals, self._store, self._entries, clock, settings)
         self._expiry = Expiry(
             self._store,
             journals,
@@ -222,6 +224,8 @@ class Operator:
                 self._accounts.changed(run.provider.account)
         self._tasks.append(asyncio.create_task(self._queue.run_delays(), name="queue delays"))
         self._tasks.append(asyncio.create_task(self._sweeper.run(), name="sweeper"))
+        if self._settings.receipts_kept_s > 0:
+            self._tasks.append(asyncio.create_task(self._receipts.run(), name="receipts"))
         self._tasks.append(asyncio.create_task(self._census.run(), name="census"))
         for number in range(self._settings.reconcilers):
             self._tasks.append(asyncio.create_task(self._work(), name=f"reconciler {number}"))

@@ -20,6 +20,7 @@ class RuntimeSettings(Timing):
             often those of a provider object are counted.
         call_timeout_s: the most that any call but a create may take.
         sweep_s: how often objects are looked for that went without the watch showing it.
+        receipts_kept_s: how long the receipt of an ended run without an object is kept; 0 for ever.
         reconcilers: keys worked on at once.
         status_writes: status writes under way at once.
         trials: provider objects that are tried at once; each may take `call_timeout_s`.
@@ -33,6 +34,7 @@ class RuntimeSettings(Timing):
     progress_s: float = 30.0
     call_timeout_s: float = 60.0
     sweep_s: float = 600.0
+    receipts_kept_s: float = 0.0
     reconcilers: int = 16
     status_writes: int = 16
     trials: int = 32

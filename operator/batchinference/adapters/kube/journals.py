@@ -13,7 +13,7 @@ import asyncio
 import base64
 import logging
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -73,28 +73,40 @@ class KubeJournals:
         """See `ports.Journals.unended`. One that can't be read is reported like one of a newer
         schema: nothing may be written over it.
         """
-        found: list[tuple[str, Run | None, str]] = []
-        query = {"labelSelector": f"{JOURNAL_LABEL},{JOURNAL_LABEL}!=ended", "limit": str(_PAGE)}
+        found: dict[str, tuple[str, Run | None, str]] = {}
+        async for key, item in self._listed(f"{JOURNAL_LABEL},{JOURNAL_LABEL}!=ended"):
+            self._remember(key, item)
+            try:
+                found[key] = (key, _content(key, item), _version(item))
+            except NewerSchema as fault:
+                log.warning("journal is not touched: %s", fault, extra={"run": key})
+                found[key] = (key, None, _version(item))
+        return list(found.values())
+
+    async def ended(self) -> AsyncIterator[tuple[Run, str]]:
+        """See `ports.Journals.ended`."""
+        async for key, item in self._listed(f"{JOURNAL_LABEL}=ended"):
+            try:
+                yield _content(key, item), _version(item)
+            except NewerSchema:
+                continue
+
+    async def _listed(self, selector: str) -> AsyncIterator[tuple[str, Mapping[str, Any]]]:
+        """Journals by label; some of them twice where the listing had to begin again."""
+        query = {"labelSelector": selector, "limit": str(_PAGE)}
         path = CONFIG_MAPS.path(self._namespace)
         while True:
             try:
                 page = await self._client.call("GET", path, query=query)
             except Refusal as refusal:
                 if refusal.code == 410 and "continue" in query:  # compacted meanwhile: begin again
-                    found.clear()
                     del query["continue"]
                     continue
                 raise refusal.fault() from refusal
             for item in page["items"] or ():
-                key = item["metadata"]["name"].removeprefix(journal_name(""))
-                self._remember(key, item)
-                try:
-                    found.append((key, _content(key, item), _version(item)))
-                except NewerSchema as fault:
-                    log.warning("journal is not touched: %s", fault, extra={"run": key})
-                    found.append((key, None, _version(item)))
+                yield item["metadata"]["name"].removeprefix(journal_name("")), item
             if not (token := page["metadata"].get("continue")):
-                return found
+                return
             query["continue"] = token
             await asyncio.sleep(0)  # thousands of journals must not hold up the loop
 
@@ -123,6 +135,20 @@ class KubeJournals:
         path = CONFIG_MAPS.path(self._namespace, journal_name(run.key))
         limit = RESERVE_LIMIT if in_full else STORED_LIMIT
         return await self._write("PUT", path, run, {"resourceVersion": version}, limit)
+
+    async def delete(self, key: str, version: str) -> None:
+        """See `ports.Journals.delete`."""
+        name = journal_name(key)
+        body = {"preconditions": {"resourceVersion": version}}
+        try:
+            await self._client.call("DELETE", CONFIG_MAPS.path(self._namespace, name), body=body)
+        except Refusal as refusal:
+            if refusal.is_missing(name):
+                return
+            if refusal.code == 409:
+                raise Superseded(f"the journal of {key} changed meanwhile") from refusal
+            raise refusal.fault() from refusal
+        self._foreign.pop(key, None)
 
     async def _write(
         self, method: str, path: str, run: Run, metadata: Mapping[str, Any], limit: int
