@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 
+import pytest
+
 from batchinference.core.begin import key_of
 from batchinference.model.job import parse_job
 from batchinference.model.run import RunPhase
@@ -160,3 +162,28 @@ def test_passing_states_are_not_shown_but_lasting_ones_are() -> None:
     play(scene)
     told = [state for n, state in enumerate(shown) if state and state not in shown[:n]]
     assert told == ["Running", "Collecting", "Succeeded"]
+
+
+@pytest.mark.parametrize("latency_s", [0.0, 0.5])
+def test_a_restart_writes_nothing_while_nothing_has_changed(latency_s: float) -> None:
+    """Neither of a job that the provider works on, nor of one that waits for a place there."""
+
+    async def scene(house: House) -> None:
+        house.limit({"maxActiveBatches": 3})
+        life = await house.operator()
+        names = [f"job-{n}" for n in range(5)]
+        for name in names:
+            house.give(job(name))
+        expected = ["Queued", "Queued", "Running", "Running", "Running"]
+        await house.until(lambda: sorted(map(house.state, names)) == expected)
+        await house.pass_time(200)
+        made = [one for name in names for one in house.status(name).get("submissions", ())]
+        assert {one["state"] for one in made} == {"InProgress"}, "which no journal holds"
+        for _ in range(2):
+            await house.die(life)
+            before = writes(house)
+            life = await house.operator()
+            await house.pass_time(40)
+            assert writes(house) - before == Counter()
+
+    play(scene, latency_s=latency_s, habits=Habits(validate_s=10, work_s=36_000))

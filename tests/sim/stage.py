@@ -560,7 +560,9 @@ class Stage:
         now = self.clock.now()
         found = result_problems(run, self._records[name], results, server, now, known)
         if run.phase is RunPhase.ENDED:
-            found += [f"{name}: left in staging: {uri}" for uri in self.workers.leftovers(run)]
+            known_places = tuple(self.watcher.staging[run.key])
+            left = [u for u in self.workers.leftovers(run) if u.startswith(known_places)]
+            found += [f"{name}: left in staging: {uri}" for uri in left]
             found += [f"{name}: left at the provider: {f}" for f in server.files_of(run)]
         return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
@@ -34,6 +35,8 @@ class Watcher:
 
     Attributes:
         journaled: ids of all batches that journals knew of while their runs went on.
+        staging: where the journals say that runs have staged, by run key: nobody can tell any more
+            where one did whose journal is lost, and whose provider leads elsewhere now.
     """
 
     def __init__(
@@ -51,6 +54,7 @@ class Watcher:
         self._bodies: dict[str, dict[str, Any]] = {}
         self._cancelled: dict[str, datetime] = {}
         self.journaled: set[str] = set()
+        self.staging: defaultdict[str, set[str]] = defaultdict(set)
         self._were_lost = False
         kube.on_change = self._object_changed
         journals.on_write = self._journal_written
@@ -64,6 +68,7 @@ class Watcher:
             self._note(object_step_problems(before, body))
 
     def _journal_written(self, before: Run | None, after: Run) -> None:
+        self.staging[after.key] |= {after.staging.uri} - {""}
         self._note(journal_problems(after))
         if after.phase is RunPhase.RUNNING:
             self.journaled |= {u.batch_id for shard in after.shards for u in shard.made}
@@ -78,6 +83,7 @@ class Watcher:
     def journals_lost(self) -> None:
         """Somebody deleted every journal: what they wanted is forgotten, what was paid for is not."""
         self._cancelled.clear()
+        self.staging.clear()
         self._were_lost = True
 
     def check(self) -> list[str]:

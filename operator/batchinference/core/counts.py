@@ -103,8 +103,9 @@ def _shown(shard: Shard) -> list[Submission]:
 def _shown_submission(made: Submission, notes: Notes, shown: Mapping[str, str]) -> str:
     view = notes.views.get(made.batch_id)
     seen = view.state if view is not None else made.batch_state
-    if seen is None and made.batch_id in shown:
-        return shown[made.batch_id]
+    is_known = view is not None or (seen is not None and seen.is_over)
+    if not is_known and made.batch_id in shown:
+        return shown[made.batch_id]  # the journal has what was said when it was accepted
     return (seen or made.state).value
 
 

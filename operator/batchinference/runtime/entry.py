@@ -24,7 +24,8 @@ class Entry:
         run: the run as it stands, which may be a few steps ahead of its journal; None before one
             exists. See `core.durability`.
         stored, version: the journal as last read or written.
-        ahead_since: when `run` got ahead of the journal, on `Clock.elapsed`.
+        write_by: when the journal is written at the latest, on `Clock.elapsed`; None while `run` is
+            not ahead of it.
         mailbox: outcomes that are not folded in yet.
         inflight: ids of effects under way.
         problem: why the job does not get on, as last shown.
@@ -44,7 +45,7 @@ class Entry:
     asks_people: bool = False
     stored: Run | None = None
     version: str = ""
-    ahead_since: float | None = None
+    write_by: float | None = None
     notes: Notes = field(default_factory=Notes)
     mailbox: Mailbox = field(default_factory=Mailbox)
     inflight: set[str] = field(default_factory=set)

@@ -103,15 +103,16 @@ class Journaling:
             return False
         entry.run = run
         if run == entry.stored:
-            entry.ahead_since = None
-        elif entry.ahead_since is None:
-            entry.ahead_since = self._clock.elapsed()
-            self._queue.add_after(entry.key, _AHEAD_S)
+            entry.write_by = None
+            return True
+        now = self._clock.elapsed()
+        if entry.write_by is None:
+            entry.write_by = now + _AHEAD_S
+        self._queue.add_after(entry.key, entry.write_by - now)  # a pass takes the last one's place
         return True
 
     def _is_late(self, entry: Entry) -> bool:
-        since = entry.ahead_since
-        return since is not None and self._clock.elapsed() - since >= _AHEAD_S
+        return entry.write_by is not None and self._clock.elapsed() >= entry.write_by
 
     async def write(self, entry: Entry, run: Run) -> bool:
         """Write the journal; False when another was first, and the entry has what stands there.
@@ -163,11 +164,11 @@ class Journaling:
 
 def _stands(entry: Entry, run: Run, version: str) -> None:
     entry.run = entry.stored = run
-    entry.version, entry.ahead_since, entry.in_doubt = version, None, False
+    entry.version, entry.write_by, entry.in_doubt = version, None, False
 
 
 def _forget(entry: Entry) -> None:
     """There is no run to go on with; what came of its effects concerns nobody any more."""
-    entry.run = entry.stored = entry.ahead_since = None
+    entry.run = entry.stored = entry.write_by = None
     entry.newer_schema = entry.in_doubt = False
     entry.mailbox.clear()

@@ -36,7 +36,7 @@ from batchinference.runtime.credentials import same_connection
 from batchinference.runtime.index import Indexes
 from batchinference.runtime.provider_conditions import conditions, news
 from batchinference.runtime.settings import RuntimeSettings
-from batchinference.runtime.status_writer import StatusWriter
+from batchinference.runtime.status_writer import StatusWriter, changed_members
 from batchinference.runtime.store import SeenProvider, Store, provider_key, provider_of
 from batchinference.runtime.trials import Trials
 
@@ -44,6 +44,8 @@ logger = logging.getLogger(__name__)
 
 _LEAST_S = 1.0
 """Between two looks at an object, whatever the settings say."""
+
+_NUMBERS = {"activeBatches", "queuedShards", "enqueuedTokens"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +112,7 @@ class Providers:
         self._namespace = namespace
         self._installation = installation
         self._shown: dict[str, tuple[str, int]] = {}
+        self._counts_from: dict[str, float] = {}
         self._yielded: set[str] = set()
         self._metrics = metrics
         self._look = look
@@ -138,6 +141,7 @@ class Providers:
             self._news.discard(key)
             self._due.pop(key, None)
             self._shown.pop(key, None)
+            self._counts_from.pop(key, None)
             self._yielded.discard(key)
             return 0.0, self._trials.pop(key, None) is not None
         meta, trial = seen.provider.metadata, self._trials.get(key)
@@ -156,7 +160,7 @@ class Providers:
             wait = min(wait, max(self._due[key].at - self._clock.elapsed(), _LEAST_S))
         if self._is_shown_elsewhere(key, seen.provider):
             return wait, is_news
-        if await self._write(seen.provider, trial):
+        if await self._write(key, seen.provider, trial):
             self._shown[key] = (meta.uid, meta.generation)
         else:
             wait = min(wait, self._settings.retry_first_s)
@@ -280,7 +284,7 @@ class Providers:
         scope = "" if provider.is_cluster else f"{provider.metadata.namespace}/"
         return f"group/{scope}{group}"
 
-    async def _write(self, provider: InferenceProvider, trial: Trial) -> bool:
+    async def _write(self, key: str, provider: InferenceProvider, trial: Trial) -> bool:
         """Show the trial; False when it has to be tried again soon."""
         numbers = self._numbers.numbers(trial.account)
         failing = self._circuits.why_open(trial.account)
@@ -299,6 +303,10 @@ class Providers:
         # An empty column would leave open whether nobody counted.
         zeros = {"activeBatches": 0, "queuedShards": 0}
         body = {**zeros, **encode(status)}
+        now = self._clock.elapsed()
+        counts_from = self._counts_from.setdefault(key, now + self._settings.progress_s)
+        if now < counts_from and changed_members(provider.status, body).keys() <= _NUMBERS:
+            return True  # a new process has not seen the objects of all runs yet
         try:
             written = await self._writer.write(ref, body, provider.status, meta.resource_version)
         except (Fault, Superseded) as fault:

@@ -507,6 +507,25 @@ def test_a_new_process_shows_what_was_shown_until_it_has_asked() -> None:
     assert shown(run, builder=job())["progress"] == "0/200"
 
 
+SINCE = [
+    (BatchState.VALIDATING, None, "InProgress", "a journal has what the create call said"),
+    (None, None, "InProgress", "likewise where it said nothing"),
+    (BatchState.VALIDATING, BatchState.FINALIZING, "Finalizing", "it has been asked"),
+    (BatchState.COMPLETED, None, "Completed", "an end is an end"),
+]
+
+
+@pytest.mark.parametrize(("journaled", "seen", "state", "reason"), SINCE)
+def test_a_new_process_shows_a_batch_as_it_was_shown(journaled, seen, state, reason) -> None:
+    run = run_with(in_state(S.SUBMITTED))
+    before = shown(run, notes=Notes().with_views([view_of(run, state=BatchState.IN_PROGRESS)]))
+    assert before["submissions"][0]["state"] == "InProgress"
+    run = run.with_shard(run.shards[0].with_last(batch_state=journaled))
+    notes = Notes().with_views([view_of(run, state=seen)] if seen else [])
+    now = shown(run, builder=job().with_status(before), notes=notes)
+    assert now["submissions"][0]["state"] == state, reason
+
+
 UNCOUNTED = [
     ({"pooled": True}, "Expired", 0, "they are counted where they went"),
     ({}, "BatchCancelled", 0, "cancelled is not expired"),
