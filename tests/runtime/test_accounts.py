@@ -71,7 +71,8 @@ class Office:
 
     async def granted(self, *entries: Entry) -> list[set[int]]:
         """The places that these have, once all that changed is known."""
-        self.accounts.changed(ACCOUNT)
+        for key in self.entries:
+            self.accounts.changed(ACCOUNT, key)
         for _ in range(3):
             await asyncio.sleep(0)
         return [set(self.accounts.granted(ACCOUNT, e.key)) for e in entries]

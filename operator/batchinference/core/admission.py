@@ -1,4 +1,4 @@
-"""Which shards of an account go next: pure, from a frozen view of everybody's demand.
+"""Which shards of an account go next: pure, from everybody's demand.
 
 Limits first, then fairness between namespaces (the one with the fewest places goes first; of equals
 the one that was served longest ago), then priority inside a namespace, then age.
@@ -13,16 +13,21 @@ passed over.
 Nothing starves: once the shard whose turn it is does not fit into its model's queue of tokens,
 nothing that counts against the same limit passes it, so that the queue empties until it fits; other
 models, and runs with a higher limit, go on. A shard above the limit goes when the queue is empty.
+
+What has a place is held in sums, so that a decision costs the same however much that is.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict, deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import TypeVar
 
 from batchinference.model.batch import Limits
+
+_Key = TypeVar("_Key")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +54,111 @@ class Demand:
         return self.run_key, self.shard
 
 
+class Waiting:
+    """Shards that ask for a place, by name, with the limits that they bring."""
+
+    def __init__(self, demands: Iterable[Demand] = ()) -> None:
+        self._held: dict[tuple[str, int], Demand] = {}
+        self._batches: Counter[int | None] = Counter()
+        self._uploads: Counter[int | None] = Counter()
+        for demand in demands:
+            self.add(demand)
+
+    def __iter__(self) -> Iterator[Demand]:
+        return iter(self._held.values())
+
+    def get(self, name: tuple[str, int]) -> Demand | None:
+        """The demand of that name, if it waits."""
+        return self._held.get(name)
+
+    def add(self, demand: Demand) -> None:
+        """One more, of a name that is not among them."""
+        self._held[demand.name] = demand
+        self._count(demand, 1)
+
+    def remove(self, demand: Demand) -> None:
+        """One of them waits no more."""
+        del self._held[demand.name]
+        self._count(demand, -1)
+
+    def _count(self, demand: Demand, sign: int) -> None:
+        _sum_up(self._batches, demand.limits.max_active_batches, sign)
+        _sum_up(self._uploads, demand.limits.max_concurrent_uploads, sign)
+
+    @property
+    def most_batches(self) -> int | None:
+        """The highest limit of batches among them; None: one of them has none."""
+        return _highest(self._batches)
+
+    @property
+    def most_uploads(self) -> int | None:
+        """Likewise of uploads at the same time."""
+        return _highest(self._uploads)
+
+
+class Placed:
+    """What the shards take that have a place, in sums.
+
+    Attributes:
+        number: how many they are.
+        tokens: of all of them.
+    """
+
+    def __init__(self, demands: Iterable[Demand] = ()) -> None:
+        self.number = 0
+        self.tokens = 0
+        self._batches = _Taken()
+        self._queues: defaultdict[str, _Taken] = defaultdict(_Taken)
+        self._spaces: Counter[str] = Counter()
+        for demand in demands:
+            self.add(demand)
+
+    def add(self, demand: Demand) -> None:
+        """One more has a place."""
+        self._count(demand, 1)
+
+    def remove(self, demand: Demand) -> None:
+        """One of them has its place no more."""
+        self._count(demand, -1)
+
+    def _count(self, demand: Demand, sign: int) -> None:
+        tokens = sign * demand.tokens
+        self.number += sign
+        self.tokens += tokens
+        self._batches.take(demand.limits.max_active_batches, sign)
+        self._queues[demand.model].take(demand.limits.max_enqueued_tokens, tokens)
+        _sum_up(self._spaces, demand.namespace, sign)
+
+    def copy(self) -> Placed:
+        """The same sums, to go on with."""
+        made = Placed()
+        made.number, made.tokens = self.number, self.tokens
+        made._batches = self._batches.copy()
+        made._queues.update((model, taken.copy()) for model, taken in self._queues.items())
+        made._spaces.update(self._spaces)
+        return made
+
+    def in_namespace(self, namespace: str) -> int:
+        """How many of them are of that namespace."""
+        return self._spaces[namespace]
+
+    def without_place(self, limit: int | None) -> int | None:
+        """See `_Taken.broken`: of one more batch."""
+        return self._batches.broken(limit, 1)
+
+    def without_room(self, model: str, limit: int | None, tokens: int) -> int | None:
+        """See `_Taken.broken`: of so many more tokens in the queue of a model."""
+        return self._queues[model].broken(limit, tokens)
+
+
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
 _NEVER: Mapping[str, datetime] = {}
 
 
 def admit(
-    waiting: Iterable[Demand],
-    placed: Iterable[Demand],
+    waiting: Waiting,
+    placed: Placed,
+    granted: Collection[Demand] = (),
     uploading: Iterable[Demand] = (),
     served: Mapping[str, datetime] = _NEVER,
 ) -> tuple[Demand, ...]:
@@ -64,59 +167,60 @@ def admit(
     Args:
         waiting: who asks and could go at once.
         placed: who has a place.
+        granted: who of the waiting has been given a place, and has not made use of it yet.
         uploading: whose input is being uploaded, with a place or without.
         served: when each namespace was given its newest place, as far as is known.
     """
-    batches, uploads = _Taken(), _Taken()
-    tokens: defaultdict[str, _Taken] = defaultdict(_Taken)
-    places: Counter[str] = Counter()
-    for demand in placed:
-        batches.take(demand.limits.max_active_batches, 1)
-        tokens[demand.model].take(demand.limits.max_enqueued_tokens, demand.tokens)
-        places[demand.namespace] += 1
+    taken, uploads = placed.copy(), _Taken()
+    for demand in granted:
+        taken.add(demand)
     for demand in uploading:
         uploads.take(demand.limits.max_concurrent_uploads, 1)
-    asking = list(waiting)
-    most_batches = _highest(d.limits.max_active_batches for d in asking)
-    most_uploads = _highest(d.limits.max_concurrent_uploads for d in asking)
+    most_batches, most_uploads = waiting.most_batches, waiting.most_uploads
 
     def is_full() -> bool:
         """Whether nobody fits any more."""
-        full = batches.broken(most_batches, 1) or uploads.broken(most_uploads, 1)
+        full = taken.without_place(most_batches) or uploads.broken(most_uploads, 1)
         return full is not None
 
     if is_full():
         return ()  # as it mostly is; so the turns need not be known
+    names = {demand.name for demand in granted}
+    asking = [demand for demand in waiting if demand.name not in names]
     queues: dict[str, deque[Demand]] = {}
     for demand in sorted(asking, key=lambda d: (-d.priority, d.since, d.run_key, d.shard)):
         queues.setdefault(demand.namespace, deque()).append(demand)
-    granted: list[Demand] = []
+    fresh: list[Demand] = []
     drained: dict[str, int] = {}
     while queues and not is_full():
         namespace = min(
-            queues, key=lambda n: (places[n], served.get(n, _LONG_AGO), queues[n][0].since, n)
+            queues,
+            key=lambda n: (
+                taken.in_namespace(n),
+                served.get(n, _LONG_AGO),
+                queues[n][0].since,
+                n,
+            ),
         )
         demand = queues[namespace].popleft()
         if not queues[namespace]:
             del queues[namespace]
         limits, model = demand.limits, demand.model
-        if batches.broken(limits.max_active_batches, 1) is not None:
+        if taken.without_place(limits.max_active_batches) is not None:
             continue
         if uploads.broken(limits.max_concurrent_uploads, 1) is not None:
             continue
         queue = limits.max_enqueued_tokens
         if queue is not None and queue <= drained.get(model, 0):
             continue
-        broken = tokens[model].broken(queue, demand.tokens)
+        broken = taken.without_room(model, queue, demand.tokens)
         if broken is not None:
             drained[model] = max(broken, drained.get(model, 0))
             continue
-        granted.append(demand)
-        batches.take(limits.max_active_batches, 1)
+        fresh.append(demand)
+        taken.add(demand)
         uploads.take(limits.max_concurrent_uploads, 1)
-        tokens[model].take(queue, demand.tokens)
-        places[namespace] += 1
-    return tuple(granted)
+    return tuple(fresh)
 
 
 class _Taken:
@@ -128,7 +232,13 @@ class _Taken:
     def take(self, limit: int | None, amount: int) -> None:
         """One with that limit takes so much. None: what it takes counts against nobody."""
         if limit is not None:
-            self._by_limit[limit] += amount
+            _sum_up(self._by_limit, limit, amount)
+
+    def copy(self) -> _Taken:
+        """The same, to go on with."""
+        made = _Taken()
+        made._by_limit.update(self._by_limit)
+        return made
 
     def broken(self, limit: int | None, amount: int) -> int | None:
         """The highest limit that would be broken if one with that limit took so much, too; None if
@@ -142,6 +252,13 @@ class _Taken:
             if level >= limit and total and total + amount > level:
                 found = level
         return found
+
+
+def _sum_up(sums: Counter[_Key], key: _Key, amount: int) -> None:
+    """Change one of the sums; what is nothing is not there."""
+    sums[key] += amount
+    if not sums[key]:
+        del sums[key]
 
 
 def _highest(limits: Iterable[int | None]) -> int | None:

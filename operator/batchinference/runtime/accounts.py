@@ -13,22 +13,14 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from batchinference.clock import Clock, Randomness
-from batchinference.core.admission import Demand, admit
+from batchinference.core.admission import admit
 from batchinference.core.backoff import backoff_s
-from batchinference.core.effects import StartTask
-from batchinference.core.keys import next_ordinal
 from batchinference.errors import Fault
-from batchinference.model.run import (
-    Run,
-    RunPhase,
-    Shard,
-    ShardState,
-)
 from batchinference.model.status import Reason
-from batchinference.model.work import TaskKind
 from batchinference.ports import Metrics
 from batchinference.runtime.circuits import Circuits
 from batchinference.runtime.clients import Clients
+from batchinference.runtime.demands import Demands
 from batchinference.runtime.entry import Entry
 from batchinference.runtime.following import (
     Deliver,
@@ -42,39 +34,6 @@ from batchinference.runtime.providers import Numbers
 from batchinference.runtime.settings import RuntimeSettings
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class _Demands:
-    """What the runs of an account want and have.
-
-    Attributes:
-        placed: shards that the provider has, or may have.
-        asking: queued shards that would use a place now.
-        uploading: queued shards whose input is on its way, with a place or not any more.
-        uploaded: names of queued shards whose input is at the provider already.
-    """
-
-    placed: list[Demand] = field(default_factory=list)
-    asking: list[Demand] = field(default_factory=list)
-    uploading: list[Demand] = field(default_factory=list)
-    uploaded: set[tuple[str, int]] = field(default_factory=set)
-
-    def add_queued(self, entry: Entry, run: Run, shard: Shard) -> None:
-        """Count a queued shard in."""
-        asks = shard.index in entry.asking and not entry.newer_schema
-        if not asks and not entry.inflight:
-            return
-        demand = _demand(entry, run, shard)
-        if asks:
-            self.asking.append(demand)
-        if not entry.inflight and not entry.notes.uploads:
-            return
-        ordinal = next_ordinal(run, shard)
-        if StartTask(TaskKind.UPLOAD, shard.index, ordinal).id in entry.inflight:
-            self.uploading.append(demand)
-        elif (shard.index, ordinal) in entry.notes.uploads:
-            self.uploaded.add(demand.name)
 
 
 @dataclass(slots=True)
@@ -113,6 +72,7 @@ class Accounts:
         listed: Listed = nobody,
     ) -> None:
         self._entries = entries
+        self._demands = Demands(entries)
         self._following = Following(clients, deliver, settings, listed)
         self._look = look
         self._clock = clock
@@ -133,8 +93,17 @@ class Accounts:
         places = found.granted if found else ()
         return frozenset(shard for key, shard in places if key == run_key)
 
-    def changed(self, account: str) -> None:
+    def touched(self, key: str) -> None:
+        """Something of the run may be another than before; who waits need not know at once."""
+        self._demands.touched(key)
+
+    def changed(self, account: str, key: str) -> None:
         """A run of the account has other shards in flight, or asking, than before."""
+        self.touched(key)
+        self._reckon(account)
+
+    def _reckon(self, account: str) -> None:
+        """Have the places of the account given anew."""
         found = self._accounts.get(account)
         if found is None:
             found = self._accounts[account] = Account(account)
@@ -158,7 +127,7 @@ class Accounts:
                 entry.notes = entry.notes.retry_now(Reason.CIRCUIT_OPEN)
             if entry.queued or entry.notes.failures:
                 self._look(entry.key)
-        self.changed(account)
+        self._reckon(account)
         self.poll_now(account)
 
     def alive(self) -> bool:
@@ -182,38 +151,21 @@ class Accounts:
 
     def _place(self, account: Account) -> None:
         """Give what places there are. A shard that does not use its place any more loses it."""
-        demands = self._demands(account.id)
-        granted = [d for d in demands.asking if d.name in account.granted]
-        fresh = [d for d in demands.asking if d.name not in account.granted]
+        book = self._demands.of(account.id)
+        granted = [d for name in account.granted if (d := book.waiting.get(name)) is not None]
         account.granted = {d.name for d in granted}
-        unsent = [d for d in granted if d.name not in demands.uploaded]
-        uploading = {d.name: d for d in (*unsent, *demands.uploading)}
-        placed = [*demands.placed, *granted]
-        for demand in admit(fresh, placed, uploading.values(), account.served):
+        uploading = book.uploading(granted)
+        for demand in admit(book.waiting, book.placed, granted, uploading, account.served):
             account.served[demand.namespace] = self._clock.now()
             account.granted.add(demand.name)
             self._look(demand.run_key)
-
-    def _demands(self, account: str) -> _Demands:
-        found = _Demands()
-        for entry in self._of(account):
-            if entry.run is None or entry.run.phase is not RunPhase.RUNNING:
-                continue
-            for shard in entry.run.shards:
-                if shard.state is ShardState.QUEUED and entry.run.cancel is None:
-                    found.add_queued(entry, entry.run, shard)
-                elif shard.state.is_live:
-                    found.placed.append(_demand(entry, entry.run, shard))
-        return found
 
     def numbers(self, account: str) -> Numbers:
         """What the account has under way."""
         if account not in self._accounts:
             return Numbers()
-        demands = self._demands(account)
-        tokens = sum(d.tokens for d in demands.placed)
-        queued = sum(entry.queued for entry in self._of(account))
-        return Numbers(len(demands.placed), queued, tokens)
+        book = self._demands.of(account)
+        return Numbers(book.placed.number, book.queued, book.placed.tokens)
 
     def _of(self, account: str) -> Iterable[Entry]:
         return [e for e in self._entries.values() if e.run and e.run.provider.account == account]
@@ -276,16 +228,3 @@ class Accounts:
         self._metrics.count("account_polls_total", outcome="failed")
         most = self._settings.retry_most_s
         return max(wait, backoff_s(account.failures, wait, most, self._randomness.random()))
-
-
-def _demand(entry: Entry, run: Run, shard: Shard) -> Demand:
-    return Demand(
-        run_key=run.key,
-        shard=shard.index,
-        namespace=run.owner.namespace,
-        model=str(run.spec.get("model", "")),
-        tokens=shard.tokens,
-        priority=entry.spec.priority if entry.spec else 0,
-        since=run.created_at,
-        limits=run.limits,
-    )

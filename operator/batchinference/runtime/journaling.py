@@ -63,7 +63,7 @@ class Journaling:
         entry.newer_schema = False
         _stands(entry, *found)
         # What stands there may ask for a place, or free one, without any decision of ours.
-        self._accounts.changed(found[0].provider.account)
+        self._accounts.changed(found[0].provider.account, entry.key)
         return True
 
     async def known_as(self, entry: Entry, job: BatchInferenceJob) -> str:

@@ -221,7 +221,7 @@ class Operator:
             entry.version = version
             self._queue.add(key)
             if not run.is_over:
-                self._accounts.changed(run.provider.account)
+                self._accounts.changed(run.provider.account, key)
         self._tasks.append(asyncio.create_task(self._queue.run_delays(), name="queue delays"))
         self._tasks.append(asyncio.create_task(self._sweeper.run(), name="sweeper"))
         if self._settings.receipts_kept_s > 0:
@@ -257,6 +257,7 @@ class Operator:
                     await self._strays.look(key.removeprefix(STRAY))
                 else:
                     await self._reconciler.reconcile(key)
+                    self._accounts.touched(key)
                     await self._expiry.look(key)
             except Exception:  # the worker must outlive a broken object
                 self._metrics.count("reconcile_errors_total")
@@ -297,6 +298,7 @@ class Operator:
 
     def _effect_done(self, entry: Entry, effect_id: str, outcome: Outcome | None) -> None:
         entry.inflight.discard(effect_id)
+        self._accounts.touched(entry.key)
         if outcome is not None:
             entry.mailbox.put(outcome)
         self._queue.add(entry.key)

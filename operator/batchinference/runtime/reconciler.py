@@ -123,7 +123,7 @@ class Reconciler:
         if entry.run is not None and entry.asking:
             # Whatever hinders it may do so for long: others may have its places meanwhile.
             entry.asking = frozenset()
-            self._accounts.changed(entry.run.provider.account)
+            self._accounts.changed(entry.run.provider.account, entry.key)
         first, most = self._settings.retry_first_s, self._settings.retry_most_s
         jitter = self._randomness.random()
         self._queue.add_after(entry.key, backoff_s(entry.failures, first, most, jitter))
@@ -295,7 +295,7 @@ class Reconciler:
         entry.held, entry.asking = decision.held, decision.asking
         entry.paused, entry.asks_people = decision.paused, decision.asks_people
         if asks_anew or decision.run != before or any(map(_is_ended_upload, outcomes)):
-            self._accounts.changed(decision.run.provider.account)
+            self._accounts.changed(decision.run.provider.account, entry.key)
         if observed.job is None:
             log_unseen(decision.run, decision.problem, entry.problem)
         entry.problem = _same_since(decision.problem, entry.problem)

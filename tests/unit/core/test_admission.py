@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from datetime import timedelta
+from types import MappingProxyType
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchinference.core.admission import Demand, admit
+from batchinference.core.admission import Demand, Placed, Waiting
+from batchinference.core.admission import admit as admit_from_sums
 from builders import START, limits
 from unit.core.given import after
 
@@ -40,6 +42,11 @@ def asks(
             max_active_batches=active, max_enqueued_tokens=queue, max_concurrent_uploads=uploads
         ),
     )
+
+
+def admit(waiting, placed, uploading=(), served=MappingProxyType({})):
+    """Who may go, from lists."""
+    return admit_from_sums(Waiting(waiting), Placed(placed), (), uploading, served)
 
 
 def names(demands):
@@ -365,3 +372,32 @@ def test_two_namespaces_share_the_places_evenly_however_much_one_asks_for() -> N
     few = [asks("b", n, namespace="qa", active=10) for n in range(5)]
     spaces = Counter(d.namespace for d in admit([*many, *few], []))
     assert spaces == {"ml": 5, "qa": 5}
+
+
+@given(demands(), st.data())
+def test_what_came_and_went_leaves_no_trace(case, data) -> None:
+    """Sums that grow and shrink are those of what is left."""
+    waiting, placed, uploading = case
+    held, asking = Placed([*placed, *waiting]), Waiting([*waiting, *placed])
+    for demand in data.draw(st.permutations(waiting)):
+        held.remove(demand)
+    for demand in data.draw(st.permutations(placed)):
+        asking.remove(demand)
+    assert (held.number, held.tokens) == (len(placed), sum(d.tokens for d in placed))
+    granted = admit_from_sums(asking, held, (), uploading)
+    assert granted == admit(waiting, placed, uploading)
+    assert admit_from_sums(asking, held, (), uploading) == granted, "asking changes nothing"
+
+
+@given(demands())
+def test_a_place_that_was_given_counts_although_it_still_asks(case) -> None:
+    waiting, placed, uploading = case
+    first, rest = waiting[:1], waiting[1:]
+    granted = admit_from_sums(Waiting(waiting), Placed(placed), first, uploading)
+    assert granted == admit(rest, [*placed, *first], uploading)
+
+
+def test_a_demand_is_found_by_its_name() -> None:
+    one = asks("a")
+    assert Waiting([one]).get(one.name) is one
+    assert Waiting([one]).get(("a", 1)) is None
