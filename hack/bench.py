@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from math import ceil
@@ -24,6 +24,7 @@ from typing import Any
 
 from openai import OpenAI
 
+import scale
 from batchinference.core.keys import installation_id, run_tag
 from batchinference.sandbox import Control
 from control_plane import ControlPlane
@@ -308,6 +309,42 @@ _KINDS = {
 }
 
 
+# ---------------------------------------------------------------- scale
+
+_IDLE_S = 90.0
+"""Three polls of the default settings."""
+
+
+def live_jobs(jobs: int) -> list[Figure]:
+    """Many live jobs, one operator with its default waits: its start, and its rest."""
+    say(f"the control loop: {jobs} live jobs")
+    defaults = {"pollSeconds": 30, "progressSeconds": 30, "providerCheckSeconds": 300}
+    with (
+        ControlPlane.start(audit=True) as plane,
+        Stack.start(plane, settings=defaults) as stack,
+    ):
+        cost = scale.measure(stack, jobs, idle_s=_IDLE_S, say=say)
+    what = f"{jobs} live jobs"
+
+    def figure(name: str, value: float, unit: str, target: float | None) -> Figure:
+        return Figure(f"{what}: {name}", value, unit, None, target, "lower")
+
+    pages = ceil(jobs / scale.PAGE)
+    return [
+        figure("start to fully following", cost.following_s, "s", 30),
+        figure("CPU time until then", cost.following_cpu_s, "s", None),
+        figure("memory", cost.rss_mib, "MiB", 250),
+        figure("memory, highest", cost.peak_mib, "MiB", None),
+        figure("memory of the idle workers besides", cost.workers_mib, "MiB", None),
+        figure("CPU while idle", cost.idle_cores, "cores", 0.2),
+        Figure(f"{what}: pages per poll", cost.pages, "calls", pages, pages + 1, "lower"),
+        figure("single gets per poll", cost.gets, "calls", 0),
+        figure("writes of a restart", cost.writes, "writes", 0),
+        figure("create calls of a restart", cost.creates, "calls", 0),
+        figure("shown for the first time", cost.first_shown_s, "s", None),
+    ]
+
+
 # ---------------------------------------------------------------- report
 
 
@@ -336,9 +373,16 @@ def main() -> int:
     parser.add_argument("--megabytes", type=int, default=32, help="input of the speed figures")
     parser.add_argument("--large", type=int, default=0, help="megabytes of one more memory figure")
     parser.add_argument("--jobs", type=int, default=20, help="jobs of the control plane's figures")
+    parser.add_argument("--live", type=int, default=500, help="live jobs of the loop's figures")
+    parser.add_argument("--only", choices=("data", "control", "live"), help="one part alone")
     chosen = parser.parse_args()
     peaks = [10, 200, *([chosen.large] if chosen.large else [])]
-    figures = [*data_plane(chosen.megabytes, peaks), *control_plane(chosen.jobs)]
+    parts: dict[str, Callable[[], list[Figure]]] = {
+        "data": lambda: data_plane(chosen.megabytes, peaks),
+        "control": lambda: control_plane(chosen.jobs),
+        "live": lambda: live_jobs(chosen.live),
+    }
+    figures = [f for name, part in parts.items() if chosen.only in {None, name} for f in part()]
     TARGET_FILE.parent.mkdir(exist_ok=True)
     TARGET_FILE.write_text(json.dumps([asdict(f) for f in figures], indent=2) + "\n")
     print(
