@@ -164,7 +164,7 @@ def test_passing_states_are_not_shown_but_lasting_ones_are() -> None:
     assert told == ["Running", "Collecting", "Succeeded"]
 
 
-@pytest.mark.parametrize("latency_s", [0.0, 0.5])
+@pytest.mark.parametrize("latency_s", [0.0, 0.5, 2.0])
 def test_a_restart_writes_nothing_while_nothing_has_changed(latency_s: float) -> None:
     """Neither of a job that the provider works on, nor of one that waits for a place there."""
 

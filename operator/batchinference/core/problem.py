@@ -18,12 +18,15 @@ class Problem:
         since: when this process first met it.
         has_grace: it may pass by itself, as when a reference appears: Reconciling for a while, then
             Stalled.
+        is_untold: it is what every start of a process begins with: of a run that waits in a queue
+            this is no news, unless it lasts.
     """
 
     reason: str
     message: str
     since: datetime
     has_grace: bool = False
+    is_untold: bool = False
 
 
 def not_implemented(spec: Any, paths: Iterable[str]) -> str:

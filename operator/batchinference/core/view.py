@@ -357,7 +357,7 @@ def _progress(scene: Scene) -> str:
             f"{counts.queued} queued, {counts.running} at the provider, {counts.finished} finished"
         )
         parts = [f"{counts.total} shards: {where}"]
-    if scene.problem is not None and not is_stalled(scene):
+    if scene.problem is not None and not scene.problem.is_untold and not is_stalled(scene):
         parts.append(scene.problem.message)
     elif waiting := _waiting(scene):
         parts.append(waiting[1])

@@ -338,7 +338,7 @@ class Providers:
                 return Problem(Reason.NAMESPACE_NOT_ALLOWED, text, now, has_grace=True)
         if trial is None:
             text = f"{ref.kind} '{ref.name}' is being tried"
-            return Problem(Reason.PROVIDER_NOT_READY, text, now, has_grace=True)
+            return Problem(Reason.PROVIDER_NOT_READY, text, now, has_grace=True, is_untold=True)
         if trial.problem is None:
             return None
         text = f"{ref.kind} '{ref.name}' is not ready: {trial.problem.message}"

@@ -526,6 +526,16 @@ def test_a_new_process_shows_a_batch_as_it_was_shown(journaled, seen, state, rea
     assert now["submissions"][0]["state"] == state, reason
 
 
+def test_what_every_start_begins_with_is_no_news_of_a_run_that_waits() -> None:
+    run = run_with(in_state(S.QUEUED))
+    trial = Problem(Reason.PROVIDER_NOT_READY, "being tried", NOW, has_grace=True, is_untold=True)
+    told = status_of(scene(run, replace(trial, is_untold=False)))
+    assert "being tried" in encode(told)["conditions"][0]["message"]
+    assert status_of(scene(run, trial)) == status_of(scene(run))
+    lasting = replace(trial, since=NOW - timedelta(hours=1))
+    assert status_of(scene(run, lasting)).state is State.STALLED
+
+
 UNCOUNTED = [
     ({"pooled": True}, "Expired", 0, "they are counted where they went"),
     ({}, "BatchCancelled", 0, "cancelled is not expired"),
