@@ -187,3 +187,19 @@ def test_a_restart_writes_nothing_while_nothing_has_changed(latency_s: float) ->
             assert writes(house) - before == Counter()
 
     play(scene, latency_s=latency_s, habits=Habits(validate_s=10, work_s=36_000))
+
+
+def test_a_poll_that_fails_writes_nothing_of_the_runs_that_wait_for_it() -> None:
+    async def scene(house: House) -> None:
+        await house.operator()
+        house.give(job())
+        await house.until(lambda: house.state() == "Running")
+        await house.pass_time(100)
+        before = house.kube.status_writes["triage"]
+        house.faults.flaky = 1.0
+        await house.pass_time(25)
+        house.faults.flaky = 0.0
+        await house.pass_time(100)
+        assert house.kube.status_writes["triage"] == before
+
+    play(scene, habits=Habits(validate_s=10, work_s=36_000))

@@ -21,6 +21,7 @@ from batchinference.core.counts import (
     shard_counts,
     usage,
 )
+from batchinference.core.effects import ASKING
 from batchinference.core.notes import Notes
 from batchinference.core.policy import quota_refusal
 from batchinference.core.problem import Problem
@@ -366,12 +367,14 @@ def _progress(scene: Scene) -> str:
 
 def _waiting(scene: Scene) -> tuple[str, str] | None:
     """A reason to wait: what all of the account wait for, or the newest passing failure, or the
-    quota that fails every batch.
+    quota that fails every batch. Not that nothing was heard of the batches for a moment: it is the
+    same for thousands of runs, and told as a problem once it lasts.
     """
     if scene.delay is not None:
         return scene.delay
     notes, run = scene.notes, scene.run
-    failures = sorted(notes.failures.values(), key=lambda f: f.retry_at, reverse=True)
+    own = (failure for effect, failure in notes.failures.items() if effect != ASKING)
+    failures = sorted(own, key=lambda f: f.retry_at, reverse=True)
     if failures:
         return failures[0].fault.reason, failures[0].fault.message
     refused = quota_refusal(run) if run is not None else None

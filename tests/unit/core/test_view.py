@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from batchinference.core.absorb import absorb
 from batchinference.core.counts import request_counts
+from batchinference.core.effects import ASKING
 from batchinference.core.notes import Notes
 from batchinference.core.outcomes import TaskDone
 from batchinference.core.problem import Problem
@@ -534,6 +535,12 @@ def test_what_every_start_begins_with_is_no_news_of_a_run_that_waits() -> None:
     assert status_of(scene(run, trial)) == status_of(scene(run))
     lasting = replace(trial, since=NOW - timedelta(hours=1))
     assert status_of(scene(run, lasting)).state is State.STALLED
+
+
+def test_a_poll_that_failed_is_no_news_of_a_run() -> None:
+    run = run_with(in_state(S.SUBMITTED))
+    notes = failing(ASKING, FaultKind.RETRY, Reason.PROVIDER_UNAVAILABLE)
+    assert status_of(scene(run, notes=notes)) == status_of(scene(run))
 
 
 UNCOUNTED = [
