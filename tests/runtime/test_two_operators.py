@@ -208,3 +208,31 @@ def test_an_operator_that_was_stopped_does_not_deny_an_end_that_another_wrote() 
         assert [p for before, after in steps for p in object_step_problems(before, after)] == []
 
     play(scene)
+
+
+def test_an_operator_that_was_stopped_makes_no_journal_anew_of_a_run_that_is_over() -> None:
+    """Its journal was lost while that one remembered a job that had not begun."""
+
+    async def scene(house: House) -> None:
+        old = await house.operator()
+        held = dict(house.kube.secrets)
+        house.kube.secrets.clear()
+        body = house.give(job())
+        key = key_of(parse_job(body))
+        house.world.freeze = lambda name, when: (
+            name == "kube.status" and when == "after" and house.state() != ""
+        )
+        await house.until(lambda: old.process.is_frozen)
+        house.world.freeze = None
+        house.kube.break_watches(old.process)
+        house.kube.secrets.update(held)
+        await house.operator()
+        await house.until(lambda: house.state() == "Succeeded")
+        await house.pass_time(60)
+        house.journals.lose(key)
+        old.process.thaw()
+        await house.pass_time(300)
+        assert house.phase(key) is None
+        assert house.state() == "Succeeded"
+
+    play(scene)

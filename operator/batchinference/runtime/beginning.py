@@ -1,17 +1,18 @@
 """New runs: what a job and its provider object make of them, and their move to another provider.
 
-Must not write journals.
+It asks whether the job still is what the watch showed. Must not write journals.
 """
 
 from __future__ import annotations
 
 from batchinference.clock import Clock
 from batchinference.core.begin import begin, has_nothing
-from batchinference.errors import Fault
-from batchinference.model.job import BatchInferenceJob
+from batchinference.errors import Fault, Superseded
+from batchinference.model.job import KIND, BatchInferenceJob
 from batchinference.model.run import Run
-from batchinference.ports import ProviderFactory
+from batchinference.ports import Kube, ProviderFactory
 from batchinference.runtime.providers import Providers
+from batchinference.runtime.store import Store, ref_of
 
 
 class Beginning:
@@ -26,6 +27,8 @@ class Beginning:
         self,
         providers: Providers,
         factory: ProviderFactory,
+        store: Store,
+        kube: Kube,
         clock: Clock,
         *,
         installation: str,
@@ -33,6 +36,8 @@ class Beginning:
     ) -> None:
         self._providers = providers
         self._factory = factory
+        self._store = store
+        self._kube = kube
         self._clock = clock
         self.installation = installation
         self._namespace = namespace
@@ -71,3 +76,19 @@ class Beginning:
             return self.begun(job, run.key)
         except Fault:
             return None  # not mended yet
+
+    async def confirm(self, job: BatchInferenceJob) -> None:
+        """Make sure that the object still is what the watch showed. A process that was stopped may
+        remember one that is over by now: its journal, if that is gone, must not be made anew.
+
+        Raises:
+            Superseded: it has changed, and is known as it is now; or it has gone.
+            Fault: the API server can't be asked now.
+        """
+        meta = job.metadata
+        found = await self._kube.get(ref_of(job))
+        held = found.get("metadata", {}) if found is not None else {}
+        if found is not None:
+            self._store.observe(KIND, "MODIFIED", found)
+        if (held.get("uid"), held.get("resourceVersion")) != (meta.uid, meta.resource_version):
+            raise Superseded(f"{meta.namespace}/{meta.name} has changed since it was seen")

@@ -168,7 +168,13 @@ class Operator:
             accounts=self._accounts,
             providers=self._providers,
             beginning=Beginning(
-                self._providers, factory, clock, installation=installation, namespace=namespace
+                self._providers,
+                factory,
+                self._store,
+                kube,
+                clock,
+                installation=installation,
+                namespace=namespace,
             ),
             effects=self._effects,
             showing=self._showing,

@@ -254,6 +254,7 @@ class Reconciler:
         run = self._beginning.begun(job, entry.key)
         assert run is not None
         if entry.run is None:
+            await self._beginning.confirm(job)
             await self._journaling.create(entry, run)
         elif not await self._journaling.write(entry, afresh(entry.run, run)):
             return
