@@ -93,7 +93,7 @@ def status_of(scene: Scene) -> JobStatus:
             before = None
     kept = before if run.phase is RunPhase.ENDED else None
     counts = request_counts(run, scene.notes, before.request_counts if before else None)
-    return JobStatus(
+    status = JobStatus(
         observed_generation=scene.job.metadata.generation,
         state=state,
         conditions=tuple(_conditions(scene, state)),
@@ -108,6 +108,25 @@ def status_of(scene: Scene) -> JobStatus:
         cost=cost(run),
         outputs=_outputs(run),
         installation=scene.installation if run.output.claimed else _owner(scene.job),
+    )
+    return _as_it_ended(scene, status) if is_final(scene.job.status) else status
+
+
+def _as_it_ended(scene: Scene, status: JobStatus) -> JobStatus:
+    """The status of an object that says its end already: that end stands, also where the run has
+    come to another one since, because its journal was lost in between.
+    """
+    before = _shown_before(scene)
+    if before is None:
+        return status
+    said = {c.type: c for c in before.conditions if c.type in _OF_AN_END}
+    held = (said.get(c.type, c) for c in status.conditions)
+    generation = status.observed_generation
+    return replace(
+        status,
+        state=before.state,
+        completion_time=before.completion_time,
+        conditions=tuple(replace(c, observed_generation=generation) for c in held),
     )
 
 
@@ -220,12 +239,15 @@ def shows_submission(status: Mapping[str, Any]) -> bool:
 
 def is_final(status: Mapping[str, Any]) -> bool:
     """Whether a status says that its run is over: then it says so for ever."""
-    held = conditions_in(status)
+    listed = status.get("conditions")
     return any(
-        held[kind].is_true
-        for kind in (ConditionType.COMPLETE, ConditionType.FAILED)
-        if kind in held
+        isinstance(entry, Mapping) and entry.get("type") in _ENDS and entry.get("status") == "True"
+        for entry in (listed if isinstance(listed, list) else ())
     )
+
+
+_ENDS = (ConditionType.COMPLETE, ConditionType.FAILED)
+_OF_AN_END = (*_ENDS, ConditionType.STALLED, ConditionType.RECONCILING)
 
 
 def _conditions(scene: Scene, state: State) -> Iterable[Condition]:

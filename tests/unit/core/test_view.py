@@ -457,6 +457,25 @@ def test_an_end_without_a_journal_still_observes_new_generations() -> None:
     assert {c.observed_generation for c in status.conditions} == {7}
 
 
+def test_an_end_that_an_object_says_stands_when_its_run_comes_to_another_one() -> None:
+    """Its journal was lost, and an object beside it that had not ended had the run made anew."""
+    first = over(SUCCEEDED)
+    builder = job().with_status(shown(first))
+    later = replace(over(FAILED), completion_time=after(99))
+    status = status_of(scene(later, now=after(100), builder=builder))
+    assert status.state is State.SUCCEEDED
+    assert status.completion_time == first.completion_time
+    assert said(status, "Complete") == (SUCCEEDED.reason, SUCCEEDED.message)
+    assert not any(c.is_true for c in status.conditions if c.type in {"Failed", "Stalled"})
+
+
+def test_an_end_that_cannot_be_read_is_written_anew() -> None:
+    entry = {"type": "Complete", "status": "True"}
+    builder = job().with_status({"conditions": [entry], "observedGeneration": "many"})
+    status = status_of(scene(over(FAILED), builder=builder))
+    assert status.state is State.FAILED
+
+
 # ---------------------------------------------------------------- numbers
 
 
