@@ -331,10 +331,35 @@ def billing_problems(server: ProviderServer, now: datetime) -> list[str]:
     """Records that were in fact billed more than once."""
     excused = {frozenset(excuse.batch_ids) for excuse in server.excused}
     found = []
-    for (tag, row), batches in server.bills(now).items():
+    for (_, asked), batches in server.bills(now).items():
         ids = [b.id for b in batches if not b.doubled]
         if not all(frozenset(pair) in excused for pair in combinations(ids, 2)):
-            found.append(f"record {row} of {tag} was billed {len(ids)} times: {ids}")
+            found.append(f"record {asked!r} was billed {len(ids)} times: {ids}")
+    return found
+
+
+def unpaid_problems(name: str, records: Sequence[str], server: ProviderServer) -> list[str]:
+    """A run that says that nothing was ever submitted, against the server's books."""
+    paid = {asked for batch in server.batches.values() for asked in batch.contents.values()}
+    billed = sorted(paid & set(records))
+    return [f"{name}: says that nothing was submitted, and {billed} were accepted"] * bool(billed)
+
+
+def manifest_problems(
+    name: str,
+    manifest: Mapping[str, Any],
+    results: Sequence[Mapping[str, Any]],
+    errors: Sequence[Mapping[str, Any]],
+) -> list[str]:
+    """Whether a manifest counts what the parts hold, and the errors are the failed results."""
+    found = []
+    counts = manifest["counts"]
+    answered = sum(line.get("error") is None for line in results)
+    if (counts["total"], counts["completed"]) != (len(results), answered):
+        found.append(f"{name}: {answered} of {len(results)} were answered; the manifest: {counts}")
+    failed = [line["row"] for line in results if line.get("error") is not None]
+    if [line["row"] for line in errors] != failed:
+        found.append(f"{name}: failed rows {failed}, and errors of {[e['row'] for e in errors]}")
     return found
 
 
@@ -346,7 +371,8 @@ def result_problems(
     now: datetime,
     journaled: AbstractSet[str],
 ) -> list[str]:
-    """The results of a finished run against its input and against what was paid.
+    """The results of a finished run against its input and against what was paid. Of a run whose
+    journal was lost, batches that match nothing are left to people, who were told of them.
 
     Args:
         run: the journal.
@@ -362,13 +388,15 @@ def result_problems(
     if rows != list(range(len(records))):
         found.append(f"{name}: results are of rows {rows}, the input has {len(records)} records")
     bills = server.bills(now)
+    told = run.earlier.strange if run.earlier else ()
     for line in results:
         row = line.get("row")
         answered = line.get("error") is None
-        paid = bills.get((run.tag, int(row or 0)), [])
+        paid = bills.get((server.whose(run.tag), records[int(row or 0)]), [])
         good = [b for b in paid if _answers(b, int(row or 0))]
         known = [b for b in good if not server.was_hidden(b, run.completion_time)]
         known = [b for b in known if not b.doubled or b.id in journaled]
+        known = [b for b in known if b.id not in told]
         if answered:
             content = _answer_text(line)
             expected = [f"answer of {b.id} to {records[int(row or 0)]}" for b in good]

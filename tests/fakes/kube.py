@@ -56,6 +56,8 @@ class FakeKube:
         secrets: (namespace, name) -> data.
         namespaces: name -> labels.
         history: every body a job ever had, oldest first, for invariants.
+        on_change, on_let_go: told of every change of a job, and before an operator removes the
+            last finalizer of one that is being deleted.
         failure_rate: how often a call answers Retry, half of the time after it took hold.
         duplicate_rate: how often a watch event is delivered twice.
         refuses_finalizers: adding ours is forbidden.
@@ -79,6 +81,7 @@ class FakeKube:
         self.secret_reads = 0
         self.status_writes: dict[str, int] = {}
         self.on_change: Callable[[dict[str, Any]], None] | None = None
+        self.on_let_go: Callable[[dict[str, Any]], None] | None = None
         self._world = world or World()
         self._watches: list[Watch] = []
         self._version = 0
@@ -248,6 +251,8 @@ class FakeKube:
         self.finalizer_writes += 1
         meta["finalizers"] = [*held, FINALIZER] if present else [f for f in held if f != FINALIZER]
         if meta.get("deletionTimestamp") and not meta["finalizers"]:
+            if self.on_let_go is not None:
+                self.on_let_go(body)
             self._remove(body)
         else:
             self._changed(body, "MODIFIED")

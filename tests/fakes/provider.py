@@ -124,6 +124,7 @@ class FakeProvider:
 
     async def submit(self, request: Mapping[str, Any]) -> SubmitOutcome:
         draw = self._world.random.random()
+        sent_at = self._now()
         async with self._world.effect("provider.create"):
             self._count("create")
             self._world.trace(f"create {_name(request)}")
@@ -131,50 +132,58 @@ class FakeProvider:
                 return Refused(RefusalKind.CREDENTIALS, "401", "the key is not valid")
             if self.server.outage:
                 return OutcomeUnknown("the connection was refused by a proxy")
-            outcome, wait = self._create(request, draw)
+            outcome, wait = self._create(request, draw, sent_at)
         if wait:
             await asyncio.sleep(wait)
         self._world.trace(f"create {_name(request)} -> {_short(outcome)}")
         return outcome
 
-    def _create(self, request: Mapping[str, Any], draw: float) -> tuple[SubmitOutcome, float]:
+    def _create(
+        self, request: Mapping[str, Any], draw: float, sent_at: datetime
+    ) -> tuple[SubmitOutcome, float]:
         faults = self.faults
         for name in CREATE_FAULTS:
             draw -= getattr(faults, name)
             if draw < 0:
-                return self._create_badly(name, request)
-        batch = self._commit(request)
+                return self._create_badly(name, request, sent_at)
+        batch = self._commit(request, sent_at)
         if batch is None:
             return OutcomeUnknown("ConflictException: the token is of another request"), 0.0
         return Accepted(self._view(batch)), 0.0
 
-    def _create_badly(self, fault: str, request: Mapping[str, Any]) -> tuple[SubmitOutcome, float]:
+    def _create_badly(
+        self, fault: str, request: Mapping[str, Any], sent_at: datetime
+    ) -> tuple[SubmitOutcome, float]:
         world, faults = self._world, self.faults
         world.trace(f"create {_name(request)} fault {fault}")
         match fault:
             case "lost":
-                self._commit(request)
+                self._commit(request, sent_at)
                 return OutcomeUnknown("500 after the batch was made"), 0.0
             case "dropped":
                 return OutcomeUnknown("connection reset"), 0.0
             case "straggling":
-                world.later(faults.straggle_s * world.random.random(), self._commit, request)
+                world.later(
+                    faults.straggle_s * world.random.random(), self._commit, request, sent_at
+                )
                 return OutcomeUnknown("time-out"), 0.0
             case "hanging":
                 if world.chance(0.5):
-                    self._commit(request)
+                    self._commit(request, sent_at)
                 return OutcomeUnknown("time-out"), faults.hang_s
             case "doubled":
-                batch = self._commit(request)
+                batch = self._commit(request, sent_at)
                 if batch is not None and self.flavour is Flavour.OPENAI:
-                    self._commit(request, again=True)
+                    self._commit(request, sent_at, again=True)
                 return (Accepted(self._view(batch)) if batch else OutcomeUnknown("409")), 0.0
             case "throttled":
                 return Refused(RefusalKind.THROTTLED, "429", "slow down", retry_after_s=2.0), 0.0
             case _:
                 return Refused(RefusalKind.QUOTA, "quota", "too many active batches"), 0.0
 
-    def _commit(self, request: Mapping[str, Any], *, again: bool = False) -> StoredBatch | None:
+    def _commit(
+        self, request: Mapping[str, Any], sent_at: datetime, *, again: bool = False
+    ) -> StoredBatch | None:
         openai = self.flavour is Flavour.OPENAI
         ref = (
             request["input_file_id"]
@@ -183,7 +192,13 @@ class FakeProvider:
         )
         token = "" if openai else str(request["clientRequestToken"])
         batch = self.server.commit(
-            request, submission_in(request), str(ref), self._now(), token=token, doubled=again
+            request,
+            submission_in(request),
+            str(ref),
+            self._now(),
+            token=token,
+            doubled=again,
+            sent_at=sent_at,
         )
         if batch is not None:
             self._world.trace(f"COMMIT {batch.id} {_name(request)} {batch.fate} {batch.rows}")
@@ -207,14 +222,14 @@ class FakeProvider:
             self.traits = replace(self.traits, lists_complete=True)
         if since is not None and batches and batches[-1].committed_at < since:
             more = False
-        views = tuple(self._view(b) for b in batches)
+        views = tuple(self._view(b, self._as_of()) for b in batches)
         await self._world.pause()
         return Page(views, batches[-1].id if more else None)
 
     async def get(self, batch_id: str) -> BatchView | None:
         await self._call("get")
-        found = self.server.lookup(batch_id, self._now())
-        view = self._view(found) if found else None
+        found, as_of = self.server.lookup(batch_id, self._now()), self._as_of()
+        view = self._view(found, as_of) if found and as_of >= found.committed_at else None
         await self._world.pause()
         return view
 
@@ -270,8 +285,13 @@ class FakeProvider:
     def _now(self) -> datetime:
         return self._world.clock.now()
 
-    def _view(self, batch: StoredBatch) -> BatchView:
-        now = self._now()
+    def _as_of(self) -> datetime:
+        """How things stand for a reader: as they are, or as they were a little while ago."""
+        stale = self.server.habits.stale_s
+        return self._now() - timedelta(seconds=stale * self._world.random.random() if stale else 0)
+
+    def _view(self, batch: StoredBatch, as_of: datetime | None = None) -> BatchView:
+        now = max(as_of or self._now(), batch.committed_at)
         state = batch.state_at(now)
         processed = batch.processed_by(now)
         failed = sum(row in batch.error_rows for row in processed)

@@ -10,7 +10,7 @@ from typing import Any
 from batchinference.model.status import Reason
 from batchinference.model.work import FaultKind, Task, TaskFault, TaskReport, TaskResult
 from batchinference.ports import TaskListener
-from fakes.world import Process, World, current_process, demand_life
+from fakes.world import Process, World, current_process
 
 Perform = Callable[[Task, Callable[[TaskReport], None]], TaskResult]
 """Does a task: given the task and where to report, gives the result."""
@@ -131,8 +131,8 @@ class FakeRunner:
             self._later(job, delay, self._finish, job, result)
 
     def _tell(self, job: _Job, report: TaskReport, result: TaskResult) -> None:
-        if not job.stopped:
-            demand_life()
+        process = current_process()
+        if not job.stopped and (process is None or process.alive):
             job.listener.report(job.task, report)
             self._report(job, result)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -53,6 +53,7 @@ class StoredBatch:
         visible_at: when listings begin to show it.
         rows: record ids in the order of their processing; empty when the input was gone.
         doubled: the second of two that nobody asked for.
+        sent_at: when the client began to send its create call.
     """
 
     id: str
@@ -76,6 +77,7 @@ class StoredBatch:
     missing_input: bool = False
     doubled: bool = False
     most: int | None = None
+    sent_at: datetime | None = None
 
     @property
     def processed_whole(self) -> bool:
@@ -158,6 +160,8 @@ class Habits:
         validate_s, work_s: how long these take, at most.
         file_lag_s: how much later than its end a batch names its files.
         list_lag_s: how late listings show a new batch, at most.
+        stale_s: how old the state is that a batch is shown in, at most; a batch that is younger
+            than that may be denied.
         replay_s: how long a client token finds its batch; 0 = tokens mean nothing.
         fates: what becomes of batches, with weights.
         error_share: the share of records that get an error for an answer.
@@ -170,6 +174,7 @@ class Habits:
     cancel_s: float = 20.0
     file_lag_s: float = 0.0
     list_lag_s: float = 0.0
+    stale_s: float = 0.0
     replay_s: float = 0.0
     fates: tuple[tuple[Fate, float], ...] = ((Fate.COMPLETE, 1.0),)
     error_share: float = 0.0
@@ -201,6 +206,9 @@ class ProviderServer:
         outage: calls get no answer, and nothing reaches the server.
         locked_out: every call is told that its credentials are rejected.
         lists_partly: a listing can't be followed behind its first page.
+        on_commit: told of every batch that was made.
+        may_ask_again: runs with other tags may ask the same. If not, a record is the same record
+            under any tag, and no run gets by under a second one.
         violations: what must never happen, as it was seen at the moment of a commit.
         excused: the same where the list lag passed the settle time; they must be reported.
     """
@@ -215,6 +223,8 @@ class ProviderServer:
         self.lists_partly = False
         self.files: dict[str, StoredFile] = {}
         self.batches: dict[str, StoredBatch] = {}
+        self.may_ask_again = True
+        self.on_commit: Callable[[StoredBatch], None] | None = None
         self.violations: list[str] = []
         self.excused: list[Excuse] = []
         self.calls: dict[str, int] = {}
@@ -265,6 +275,7 @@ class ProviderServer:
         token: str = "",
         fate: Fate | None = None,
         doubled: bool = False,
+        sent_at: datetime | None = None,
     ) -> StoredBatch | None:
         """Accept a create request; a token replays. None = the token is of another request."""
         canonical = json.dumps(request, sort_keys=True, default=str)
@@ -274,8 +285,11 @@ class ProviderServer:
                 return self.batches[known[0]] if known[2] == canonical else None
         batch = self._make(request, submission, input_ref, now, fate)
         batch.doubled = doubled
+        batch.sent_at = sent_at
         self._judge(batch, now)
         self.batches[batch.id] = batch
+        if self.on_commit is not None:
+            self.on_commit(batch)
         if token:
             self.tokens[token] = (batch.id, now, canonical)
         return batch
@@ -337,14 +351,16 @@ class ProviderServer:
             return
         for old in self.batches.values():
             theirs = old.submission
-            if theirs is None or theirs.tag != mine.tag:
+            if theirs is None or self.whose(theirs.tag) != self.whose(mine.tag):
                 continue
             if old.doubled or new.doubled:
                 continue  # what the provider does twice by itself can't be prevented
-            same = (theirs.shard, theirs.ordinal) == (mine.shard, mine.ordinal)
+            same = theirs.tag == mine.tag
+            same = same and (theirs.shard, theirs.ordinal) == (mine.shard, mine.ordinal)
             if same:
                 self.violations.append(f"{mine} was accepted twice: {old.id} and {new.id}")
-            twice = [r for r in new.rows if old.could_bill(r, now)]
+            asked = {old.contents[r] for r in old.rows if old.could_bill(r, now)}
+            twice = [r for r in new.rows if new.contents[r] in asked]
             if not twice:
                 continue
             problem = (
@@ -399,15 +415,19 @@ class ProviderServer:
                 found.setdefault((named.tag, named.shard, named.ordinal), []).append(batch)
         return found
 
-    def bills(self, now: datetime) -> dict[tuple[str, int], list[StoredBatch]]:
-        """The batches that billed a record, by (tag, row)."""
-        found: dict[tuple[str, int], list[StoredBatch]] = {}
+    def bills(self, now: datetime) -> dict[tuple[str, str], list[StoredBatch]]:
+        """The batches that billed a record, by whose it is and what it asked."""
+        found: dict[tuple[str, str], list[StoredBatch]] = {}
         for batch in self.batches.values():
-            if batch.submission is None:
-                continue
-            for row in batch.processed_by(now):
-                found.setdefault((batch.submission.tag, row_of(row)), []).append(batch)
+            for row in batch.processed_by(now) if batch.submission else ():
+                assert batch.submission is not None
+                name = (self.whose(batch.submission.tag), batch.contents[row])
+                found.setdefault(name, []).append(batch)
         return found
+
+    def whose(self, tag: str) -> str:
+        """What tells runs apart: their tags, or nothing where no two ask the same."""
+        return tag if self.may_ask_again else ""
 
     # ---- results
 

@@ -18,9 +18,10 @@ from batchinference.core.outcomes import BatchSeen, LookedUp
 from batchinference.model.batch import BatchState, OutcomeUnknown, RefusalKind, Refused
 from batchinference.model.run import Run, Shard, ShardState, SubmissionState
 from batchinference.runtime import following, looking_up, reconciler
-from batchinference.runtime.sweeper import Sweeper
 from fakes.journals import FakeJournals
 from fakes.provider import FakeProvider
+from sim import bugs
+from sim.bugs import set_for
 
 Patch = Callable[[ExitStack], None]
 
@@ -46,12 +47,6 @@ class Mutant:
         return (*self.known, *range(1, 60))
 
 
-def _set(stack: ExitStack, owner: Any, name: str, value: Any) -> None:
-    before = getattr(owner, name)
-    setattr(owner, name, value)
-    stack.callback(setattr, owner, name, before)
-
-
 def _put_back_what_is_unknown(run: Run, notes: Notes, shard: Shard) -> tuple[Run, Notes]:
     back = shard.with_last(state=SubmissionState.REFUSED, request={})
     return run.with_shard(replace(back, state=ShardState.QUEUED)), notes
@@ -59,12 +54,12 @@ def _put_back_what_is_unknown(run: Run, notes: Notes, shard: Shard) -> tuple[Run
 
 def resubmit_without_asking(stack: ExitStack) -> None:
     """A lost answer is taken for a refusal."""
-    _set(stack, follow, "lose", _put_back_what_is_unknown)
+    set_for(stack, follow, "lose", _put_back_what_is_unknown)
 
 
 def forget_the_claim(stack: ExitStack) -> None:
     """A claim of a process that died is taken for one that was never sent."""
-    _set(stack, submit, "lose", _put_back_what_is_unknown)
+    set_for(stack, submit, "lose", _put_back_what_is_unknown)
 
 
 def send_again_after_a_restart(stack: ExitStack) -> None:
@@ -75,7 +70,7 @@ def send_again_after_a_restart(stack: ExitStack) -> None:
         made(self, *args, **kwargs)
         self.traits = replace(self.traits, resend_window_s=600.0)
 
-    _set(stack, FakeProvider, "__init__", init)
+    set_for(stack, FakeProvider, "__init__", init)
 
 
 def believe_one_listing(stack: ExitStack) -> None:
@@ -89,7 +84,7 @@ def believe_one_listing(stack: ExitStack) -> None:
         return draft.run.shards[shard.index]
 
     asked = submit._unknown
-    _set(stack, submit, "_unknown", unknown)
+    set_for(stack, submit, "_unknown", unknown)
 
 
 def ignore_the_journals_version(stack: ExitStack) -> None:
@@ -100,7 +95,7 @@ def ignore_the_journals_version(stack: ExitStack) -> None:
         held = self.stored.get(run.key)
         return await write(self, run, str(held[1]) if held else version)
 
-    _set(stack, FakeJournals, "write", blindly)
+    set_for(stack, FakeJournals, "write", blindly)
 
 
 def claim_after_sending(stack: ExitStack) -> None:
@@ -114,23 +109,23 @@ def claim_after_sending(stack: ExitStack) -> None:
                 await connected.client.submit(shard.submissions[-1].request)
         return await once(self, entry, decision)
 
-    _set(stack, reconciler.Reconciler, "_is_ours", is_ours)
+    set_for(stack, reconciler.Reconciler, "_is_ours", is_ours)
 
 
 def restart_ordinals(stack: ExitStack) -> None:
     """Every submission of a shard is the first."""
-    _set(stack, submit, "next_ordinal", lambda _run, _shard: 1)
+    set_for(stack, submit, "next_ordinal", lambda _run, _shard: 1)
 
 
 def never_cancel(stack: ExitStack) -> None:
     """The batches of a deleted job run on."""
     steps = tuple(s for s in decide.STEPS if s is not decide.cancel_batches)
-    _set(stack, decide, "STEPS", steps)
+    set_for(stack, decide, "STEPS", steps)
 
 
 def bill_lost_answers_again(stack: ExitStack) -> None:
     """What is missing from a completed batch is sent once more."""
-    _set(stack, BatchState, "may_leave_unbilled", property(lambda _state: True))
+    set_for(stack, BatchState, "may_leave_unbilled", property(lambda _state: True))
 
 
 def take_any_batch_of_the_shard(stack: ExitStack) -> None:
@@ -140,16 +135,7 @@ def take_any_batch_of_the_shard(stack: ExitStack) -> None:
         named = view.submission
         return named is not None and (named.tag, named.shard) == (run.tag, effect.shard)
 
-    _set(stack, looking_up, "_is_that", is_that)
-
-
-def never_sweep(stack: ExitStack) -> None:
-    """Objects that went unseen are never missed."""
-
-    async def sweep(_self: Sweeper) -> None:
-        return
-
-    _set(stack, Sweeper, "sweep", sweep)
+    set_for(stack, looking_up, "_is_that", is_that)
 
 
 def refuse_after_an_unanswered_try(stack: ExitStack) -> None:
@@ -163,7 +149,7 @@ def refuse_after_an_unanswered_try(stack: ExitStack) -> None:
             return answered(run, notes, replace(answer, outcome=refused), setting)
         return answered(run, notes, answer, setting)
 
-    _set(stack, absorb, "submit_answered", submit_answered)
+    set_for(stack, absorb, "submit_answered", submit_answered)
 
 
 def forget_an_end_that_came_early(stack: ExitStack) -> None:
@@ -173,7 +159,7 @@ def forget_an_end_that_came_early(stack: ExitStack) -> None:
         if entry.notes.views.get(view.id) != view:
             self._deliver(entry.key, BatchSeen(view))
 
-    _set(stack, following.Following, "_saw", saw)
+    set_for(stack, following.Following, "_saw", saw)
 
 
 def believe_a_cut_listing(stack: ExitStack) -> None:
@@ -183,13 +169,13 @@ def believe_a_cut_listing(stack: ExitStack) -> None:
     def believing(run: Run, notes: Notes, look: LookedUp, setting: Any) -> tuple[Run, Notes]:
         return looked_up(run, notes, replace(look, complete=True), setting)
 
-    _set(stack, absorb, "looked_up", believing)
-    _set(stack, submit, "_is_conclusive", lambda _draft, _look: True)
+    set_for(stack, absorb, "looked_up", believing)
+    set_for(stack, submit, "_is_conclusive", lambda _draft, _look: True)
 
 
 def leave_late_batches_alone(stack: ExitStack) -> None:
     """A batch that appears after its ordinal was given up is none of ours."""
-    _set(stack, follow, "appeared", lambda run, _key, _view, _now: run)
+    set_for(stack, follow, "appeared", lambda run, _key, _view, _now: run)
 
 
 def never_look_back(stack: ExitStack) -> None:
@@ -198,7 +184,7 @@ def never_look_back(stack: ExitStack) -> None:
     def searched(run: Run, notes: Notes, _found: Any, _setting: Any) -> tuple[Run, Notes]:
         return replace(run, earlier=None), notes
 
-    _set(stack, absorb, "searched", searched)
+    set_for(stack, absorb, "searched", searched)
 
 
 MUTANTS = (
@@ -206,17 +192,28 @@ MUTANTS = (
     Mutant("forget the claim", forget_the_claim, "could bill", (8,)),
     Mutant("send again after a restart", send_again_after_a_restart, "accepted twice", (2,)),
     Mutant("believe one listing", believe_one_listing, "could bill", (1,)),
-    Mutant("ignore the journal's version", ignore_the_journals_version, "forgot ordinal", (95,)),
-    Mutant("claim after sending", claim_after_sending, "accepted twice"),
+    Mutant("ignore the journal's version", ignore_the_journals_version, "forgot ordinal", (26,)),
+    Mutant("claim after sending", claim_after_sending, "accepted twice", (2,)),
     Mutant("restart ordinals", restart_ordinals, "do not rise"),
     Mutant("never cancel", never_cancel, "never cancelled", (69,)),
     Mutant("bill lost answers again", bill_lost_answers_again, "could bill", (30,)),
     Mutant("take any batch of the shard", take_any_batch_of_the_shard, "never ends", (32,)),
-    Mutant("never sweep", never_sweep, "never ends", (67,)),
-    Mutant("believe a refusal after a lost answer", refuse_after_an_unanswered_try, "could bill"),
+    Mutant(
+        "believe a refusal after a lost answer", refuse_after_an_unanswered_try, "could bill", (14,)
+    ),
     Mutant("believe a cut listing", believe_a_cut_listing, "could bill", (15,)),
-    Mutant("leave late batches alone", leave_late_batches_alone, "never ends", (235,)),
+    Mutant("leave late batches alone", leave_late_batches_alone, "nobody heard", (165,)),
     Mutant("never look back", never_look_back, "accepted twice", (26,)),
-    Mutant("forget an end that came early", forget_an_end_that_came_early, "never", (109,)),
+    Mutant("forget an end that came early", forget_an_end_that_came_early, "never", (14,)),
+    Mutant("pay without a finalizer", bugs.pay_without_a_finalizer, "never had the finalizer"),
+    Mutant("pay without the claim", bugs.pay_without_reading_the_claim, "is another's", (25,)),
+    Mutant("let go before cancels", bugs.let_go_before_cancels, "let go", (12,)),
+    Mutant("end parked runs at once", bugs.end_parked_runs_at_once, "was final after", (44,)),
+    Mutant("leave staging behind", bugs.leave_staging_behind, "left in staging"),
+    Mutant("leave files behind", bugs.leave_files_behind, "left at the provider"),
+    Mutant("keep the claim", bugs.keep_the_claim, "keeps its claim", (2,)),
+    Mutant("tell nobody of a duplicate", bugs.tell_nobody_of_a_duplicate, "nobody heard", (165,)),
+    Mutant("forget to wake up", bugs.forget_to_wake_up, "without a wake-up"),
+    Mutant("forget who asks", bugs.forget_who_asks, "without a wake-up"),
 )
 """All of them."""

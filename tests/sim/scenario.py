@@ -66,10 +66,26 @@ class Action:
 
 
 @dataclass(frozen=True)
+class Freeze:
+    """An operator is stopped for a while and goes on, as if nothing had happened meanwhile.
+
+    Attributes:
+        gap: calls that operators make before it, counted from the freeze before.
+        lasts: seconds.
+        stand_in_after: another one is started so many seconds later; None for none.
+    """
+
+    gap: int
+    lasts: float
+    stand_in_after: float | None = None
+
+
+@dataclass(frozen=True)
 class Scenario:
     """One play.
 
     Attributes:
+        parked_s: how long a run that was cancelled by deletion may go on when its object is back.
         crash_gaps: crash points that each life of the operator passes before it dies.
         pauses: seconds between a death and the next start.
         stuck_rate: how often a call takes longer than anybody waits for it.
@@ -91,6 +107,8 @@ class Scenario:
     orphan_worker_share: float = 0.0
     stuck_rate: float = 0.0
     list_pages: int | None = None
+    freezes: tuple[Freeze, ...] = ()
+    parked_s: float = 7 * 86400.0
     calm_at: float = 1200.0
 
 
@@ -125,7 +143,8 @@ def draw(seed: int, grim: float | None = None) -> Scenario:
     scenario = _with_more(scenario, random.Random(f"more of {seed}"), grim)
     scenario = _with_lifecycle(scenario, random.Random(f"lifecycle of {seed}"), grim)
     scenario = _with_lost_journals(scenario, random.Random(f"lost journals of {seed}"), grim)
-    return _with_small_servers(scenario, random.Random(f"servers of {seed}"), grim)
+    scenario = _with_small_servers(scenario, random.Random(f"servers of {seed}"), grim)
+    return _with_stops(scenario, random.Random(f"stops of {seed}"), grim)
 
 
 def _with_lost_journals(scenario: Scenario, rnd: random.Random, grim: float) -> Scenario:
@@ -139,6 +158,51 @@ def _with_lost_journals(scenario: Scenario, rnd: random.Random, grim: float) -> 
         actions=tuple(sorted(actions, key=lambda a: a.at)),
         providers=tuple(_showing_in_time(plan) for plan in scenario.providers),
     )
+
+
+def _with_stops(scenario: Scenario, rnd: random.Random, grim: float) -> Scenario:
+    """Operators that stop and go on, stale reads, claims that somebody takes, parked runs that
+    become final, edits: drawn apart as well.
+    """
+    stale = [0.0, 0.0, 5.0, 25.0]
+    providers = tuple(
+        replace(plan, habits=replace(plan.habits, stale_s=rnd.choice(stale)))
+        for plan in scenario.providers
+    )
+    freezes = tuple(
+        _freeze(rnd) for _ in range(rnd.randint(1, 3) if rnd.random() < grim / 2 else 0)
+    )
+    actions = list(scenario.actions)
+    for job in scenario.jobs:
+        if rnd.random() < 0.15:
+            at = job.at + rnd.random() * rnd.choice([1.0, 100.0])
+            actions.append(Action(at, "claim is taken", job.name))
+            actions.append(Action(at + rnd.random() * 300, "claim is back", job.name))
+        if rnd.random() < 0.2:
+            at = job.at + rnd.random() * rnd.choice([2.0, 30.0, 300.0])
+            actions.append(Action(at, rnd.choice(EDITS), job.name))
+    return replace(
+        scenario,
+        providers=providers,
+        freezes=freezes,
+        actions=tuple(sorted(actions, key=lambda a: a.at)),
+        parked_s=rnd.choice([7 * 86400.0, 7 * 86400.0, 200.0]),
+    )
+
+
+def _freeze(rnd: random.Random) -> Freeze:
+    return Freeze(
+        gap=1 + int(rnd.expovariate(1 / 15)),
+        lasts=rnd.choice([5.0, 60.0, 300.0, 900.0]) * rnd.random(),
+        stand_in_after=rnd.random() * 20 if rnd.random() < 0.8 else None,
+    )
+
+
+EDITS = (
+    "edit retryPolicy: one attempt",
+    "edit deletionPolicy: orphan",
+    "edit model, then back",
+)
 
 
 def _with_more(scenario: Scenario, rnd: random.Random, grim: float) -> Scenario:

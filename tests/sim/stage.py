@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import json
 import logging
 import random
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from batchinference.core.decisions import GIVE_UP, RESUBMIT, named
 from batchinference.errors import Fault
 from batchinference.model.metadata import PAUSED
 from batchinference.model.run import Run, RunPhase
-from batchinference.ports import ObjectRef
+from batchinference.ports import Metrics, ObjectRef
 from batchinference.runtime import listing
 from batchinference.runtime.operator import Operator
 from batchinference.runtime.settings import RuntimeSettings
@@ -34,9 +35,16 @@ from fakes.provider import CREATE_FAULTS, FakeFactory, Faults, Flavour, endpoint
 from fakes.recorder import FakeRecorder
 from fakes.runner import FakeRunner
 from fakes.server import ProviderServer
-from fakes.world import STUCK_S, Process, World, track_tasks
-from invariants import is_terminal, rests, result_problems
+from fakes.world import STUCK_S, Process, World, current_process, track_tasks
+from invariants import (
+    is_terminal,
+    manifest_problems,
+    rests,
+    result_problems,
+    unpaid_problems,
+)
 from sim.scenario import SETTLE_S, Action, JobPlan, ProviderPlan, Scenario
+from sim.waits import StepMetrics, waiting_problems
 from sim.watcher import Watcher, run_key_of
 from sim.workers import Workers
 
@@ -49,14 +57,17 @@ SETTINGS = RuntimeSettings(
     retry_most_s=30.0,
     quota_first_s=10.0,
     quota_most_s=60.0,
-    poll_s=10.0,
-    provider_check_s=60.0,
+    poll_s=20.0,
+    provider_check_s=240.0,
     provider_retry_s=15.0,
     call_timeout_s=30.0,
     sweep_s=60.0,
 )
 _PATIENCE_S = 10 * 3600.0
 """Virtual seconds after the calm in which everything must have come to its end."""
+
+_SILENCE_S = 2 * 3600.0
+"""So long after the calm nothing happens only where nothing will: no batch works for so long."""
 
 _IDLE_ROUNDS = 30
 """Looks of five seconds each: late listings and late creates have come by then."""
@@ -75,6 +86,7 @@ class Report:
         problems: what was wrong; empty when all went well.
         trace: everything that happened, one line each.
         crashes: how often the operator died.
+        freezes: how often it was stopped and went on later.
         is_calm: nothing goes wrong any more.
         records: how many went in, and how many result lines came out.
     """
@@ -84,6 +96,7 @@ class Report:
     trace: list[str] = field(default_factory=list)
     complaints: list[str] = field(default_factory=list)
     crashes: int = 0
+    freezes: int = 0
     submissions: int = 0
     is_calm: bool = False
     excused: int = 0
@@ -98,7 +111,7 @@ class Report:
     def counts(self) -> Counter[str]:
         """What happened, for the sum over many plays: a simulation must not go blind unnoticed."""
         found = Counter({f"runs {end}": n for end, n in Counter(self.ends).items()})
-        found["crashes"] = self.crashes
+        found["crashes"], found["freezes"] = self.crashes, self.freezes
         found["batches accepted"] = self.submissions
         found["doubles that nobody could help"] = self.excused
         found["records in"], found["results out"] = self.records
@@ -157,14 +170,6 @@ async def _begin(scenario: Scenario, report: Report) -> None:
         await Stage(scenario, report, Path(spool)).play()
 
 
-class NoMetrics:
-    """`ports.Metrics` that nobody reads."""
-
-    def count(self, name: str, value: float = 1, **labels: str) -> None: ...
-    def gauge(self, name: str, value: float, **labels: str) -> None: ...
-    def observe(self, name: str, value: float, **labels: str) -> None: ...
-
-
 @dataclass
 class Life:
     """One life of the operator."""
@@ -201,13 +206,25 @@ class Stage:
         self.factory = FakeFactory(self.servers, self.world, faults=self.faults)
         self.factory.claim_holds = self.workers.holds_claim
         self.factory.claim_taken = self.workers.taken_by
-        self.watcher = Watcher(self.world, self.kube, self.journals, self.servers)
+        self.watcher = Watcher(
+            self.world,
+            self.kube,
+            self.journals,
+            self.servers,
+            self.workers.store,
+            scenario.parked_s,
+        )
+        self.workers.is_over = self._is_over
         self._give_secrets()
         self._lives: list[Life] = []
         self._more = asyncio.Event()
         self._gaps = list(scenario.crash_gaps)
         self._pauses = list(scenario.pauses)
         self._left = self._gaps.pop(0) if self._gaps else -1
+        self._freezes = list(scenario.freezes)
+        self._calls_left = self._freezes[0].gap if self._freezes else -1
+        self.world.freeze = self._freezes_now
+        self._helpers: list[asyncio.Task[None]] = []
         self._serial = 0
         self._idle_rounds = 0
         self._records: dict[str, list[str]] = {}
@@ -224,6 +241,7 @@ class Stage:
             limits["maxActiveBatches"] = plan.max_active
         make = openai_provider if plan.flavour is Flavour.OPENAI else bedrock_provider
         server = ProviderServer(plan.name, plan.habits, seed=self.scenario.seed, settle_s=SETTLE_S)
+        server.may_ask_again = False
         first = make(plan.name, limits=limits)
         self.servers[endpoint(first["spec"])] = server
         for name in plan.names:
@@ -241,6 +259,10 @@ class Stage:
         account = next(p.name for p in self.scenario.providers if plan.provider in p.names)
         return next(s for s in self.servers.values() if s.account == account)
 
+    def _is_over(self, key: str) -> bool:
+        run = self.journals.peek(key)
+        return run is not None and run.phase is RunPhase.ENDED
+
     def _trace(self, line: str) -> None:
         self.report.trace.append(f"{self.clock.elapsed():9.3f} {line}")
 
@@ -256,6 +278,27 @@ class Stage:
         self.report.crashes += 1
         return True
 
+    def _freezes_now(self, _name: str, _when: str) -> bool:
+        """Whether the caller stops here, for how long, and who stands in for it."""
+        if not self._freezes or self.report.is_calm:
+            return False
+        self._calls_left -= 1
+        if self._calls_left > 0:
+            return False
+        plan = self._freezes.pop(0)
+        self._calls_left = self._freezes[0].gap if self._freezes else -1
+        self.report.freezes += 1
+        process = current_process()
+        assert process is not None
+        self.world.later(plan.lasts, process.thaw)
+        if plan.stand_in_after is not None:
+            self.world.later(plan.stand_in_after, self._stand_in)
+        return True
+
+    def _stand_in(self) -> None:
+        self._helpers.append(asyncio.get_running_loop().create_task(self._start()))
+        self._more.set()
+
     async def _start(self) -> None:
         self._serial += 1
         process = Process(f"op{self._serial}", asyncio.get_running_loop())
@@ -263,7 +306,12 @@ class Stage:
             self.workers.perform, self.world, orphan_share=self.scenario.orphan_worker_share
         )
         made: list[Operator] = []
-        process.run(lambda: made.append(self._operator(runner)))
+
+        def after_step() -> None:
+            if process.alive:
+                self.watcher.note(waiting_problems(made[0]))
+
+        process.run(lambda: made.append(self._operator(runner, StepMetrics(after_step))))
         operator = made[0]
         self._lives.append(Life(process, operator, runner))
         self.world.trace(f"{process.name} starts")
@@ -279,7 +327,7 @@ class Stage:
 
         process.spawn(begin())
 
-    def _operator(self, runner: FakeRunner) -> Operator:
+    def _operator(self, runner: FakeRunner, metrics: Metrics) -> Operator:
         return Operator(
             kube=self.kube,
             journals=self.journals,
@@ -288,8 +336,8 @@ class Stage:
             factory=self.factory,
             clock=self.clock,
             randomness=SeededRandomness(self.scenario.seed),
-            settings=SETTINGS,
-            metrics=NoMetrics(),
+            settings=replace(SETTINGS, parked_s=self.scenario.parked_s),
+            metrics=metrics,
             installation="installation-1",
             namespace="batch-inference-system",
             worker_connections={},
@@ -373,6 +421,49 @@ class Stage:
                 self._more.set()
             case "first operator dies" if len(self._lives) > 1:
                 self._lives[0].process.kill()
+            case "claim is taken":
+                self._take_claims(action.job)
+            case "claim is back":
+                self._give_claims_back(action.job)
+            case "edit retryPolicy: one attempt" if there:
+                self.kube.edit_spec(ref, retryPolicy={"maxAttempts": 1})
+            case "edit deletionPolicy: orphan" if there:
+                self.kube.edit_spec(ref, deletionPolicy="Orphan")
+            case "edit model, then back" if there:
+                await self._change_model(ref)
+
+    async def _change_model(self, ref: ObjectRef) -> None:
+        """An edit that the API server would have refused, had validation not been off."""
+        before = self.kube.find(ref.kind, ref.namespace, ref.name)
+        if before is None or not run_key_of(before):
+            return  # nobody knows it yet: it would just be another run
+        ref, model = replace(ref, uid=before["metadata"]["uid"]), before["spec"]["model"]
+        self.kube.edit_spec(ref, model="another")
+        await asyncio.sleep(60)
+        now = self.kube.find(ref.kind, ref.namespace, ref.name)
+        if now is not None and now["metadata"]["uid"] == ref.uid:
+            self.kube.edit_spec(ref, model=model)
+
+    def _take_claims(self, job_name: str) -> None:
+        """Somebody writes over the claim of a job's output place."""
+        for run in self.journals.runs():
+            uri = f"{run.output.uri}_run.json"
+            held = self.workers.store.objects.get(uri)
+            if run.owner.name.startswith(job_name) and held and uri not in self.watcher.taken:
+                self.watcher.taken[uri] = (self.clock.now(), held)
+                foreign = json.loads(held) | {"runKey": "f" * 40, "runTag": "f" * 40}
+                self.workers.store.objects[uri] = json.dumps(foreign).encode()
+
+    def _give_claims_back(self, job_name: str = "") -> None:
+        runs = {f"{run.output.uri}_run.json": run for run in self.journals.runs()}
+        for uri, (_, held) in list(self.watcher.taken.items()):
+            run = runs.get(uri)
+            if run is not None and not run.owner.name.startswith(job_name):
+                continue
+            del self.watcher.taken[uri], self.workers.store.objects[uri]
+            is_unpaid = run is not None and run.is_over and not run.was_submitted
+            if self.watcher.were_lost or (run is not None and run.output.claimed):
+                self.workers.store.objects.update({} if is_unpaid else {uri: held})
 
     def _pause_providers(self, *, paused: bool) -> None:
         for body in [b for b in self.kube.objects.values() if b["kind"] == "InferenceProvider"]:
@@ -461,7 +552,11 @@ class Stage:
             if PAUSED in body["metadata"].get("annotations", {}):
                 self.kube.annotate(ObjectRef(JOB, "ml", body["metadata"]["name"]), **{PAUSED: ""})
         self._change_providers(changed=False)
+        self._give_claims_back()
         self.kube.mend_watches()
+        for life in self._lives:
+            if life.process.is_frozen:
+                life.process.thaw()
 
     # ---- the play
 
@@ -491,13 +586,17 @@ class Stage:
     ) -> bool:
         """Let time pass; stop early where something is wrong. False = out of patience."""
         until = self.clock.elapsed() + patience_s
+        lines, heard = len(self.report.trace), self.clock.elapsed()
         while not done():
             self.report.problems = [*self.watcher.check(), *self.report.complaints]
             if keeper.done():
                 keeper.result()
             if self.report.problems:
                 return True
-            if self.clock.elapsed() > until:
+            if len(self.report.trace) > lines:
+                lines, heard = len(self.report.trace), self.clock.elapsed()
+            silent = self.report.is_calm and self.clock.elapsed() > heard + _SILENCE_S
+            if silent or self.clock.elapsed() > until:
                 return False
             await asyncio.sleep(5.0)
         return True
@@ -533,6 +632,10 @@ class Stage:
             for run in self.journals.runs():
                 if run.phase not in {RunPhase.ENDED, RunPhase.PARKED} and not self._rests(run.key):
                     self.report.problems.append(f"{run.owner.name} never ends: {run.phase.value}")
+        for name, records in self._records.items() if not self.watcher.were_lost else ():
+            if not any(run.owner.name.startswith(name) for run in self.journals.runs()):
+                for server in self.servers.values():
+                    self.report.problems += unpaid_problems(name, records, server)
         self.watcher.check_end(grace_s=900.0)
         self.report.problems += self.watcher.unreported(self.recorder.reasons())
         self.report.problems += [*self.watcher.problems, *self.report.complaints]
@@ -548,17 +651,24 @@ class Stage:
     def _result_problems(self, run: Run) -> list[str]:
         name = next(p.name for p in self.scenario.jobs if run.owner.name.startswith(p.name))
         results = self.workers.results(run.output.uri)
+        server = self._server_of(run)
         if run.phase is RunPhase.ENDED and not run.was_submitted:
             claimed = f"{run.output.uri}_run.json" in self.workers.store.objects
-            return [f"{name}: ended unsubmitted and keeps its claim"] if claimed else []
+            claimed = claimed and run.key not in self.workers.claimed_late
+            found = [f"{name}: ended unsubmitted and keeps its claim"] if claimed else []
+            if not self.watcher.were_lost:
+                found += unpaid_problems(name, self._records[name], server)
+            return found
         if run.phase not in {RunPhase.ENDED, RunPhase.PARKED}:
             return []
         if results is None:
             return [f"{name}: is over and there is no manifest"]
-        server = self._server_of(run)
         known = self.watcher.journaled
         now = self.clock.now()
         found = result_problems(run, self._records[name], results, server, now, known)
+        manifest = self.workers.manifest(run.output.uri) or {}
+        errors = self.workers.results(run.output.uri, "errors") or []
+        found += manifest_problems(name, manifest, results, errors)
         if run.phase is RunPhase.ENDED:
             known_places = tuple(self.watcher.staging[run.key])
             left = [u for u in self.workers.leftovers(run) if u.startswith(known_places)]

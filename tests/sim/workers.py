@@ -14,7 +14,7 @@ from typing import Any
 from batchinference.errors import Retry
 from batchinference.model.run import Run
 from batchinference.model.status import Reason
-from batchinference.model.work import Task, TaskReport, TaskResult
+from batchinference.model.work import Task, TaskKind, TaskReport, TaskResult
 from batchinference.ports import ResolvedProvider
 from batchinference.tasks.admit import claim_of
 from batchinference.tasks.places import PrefixPlace
@@ -37,6 +37,9 @@ class Workers:
     Attributes:
         store: everybody's objects: inputs, staging, outputs.
         death_rate: how often a task dies, and how often the storage refuses, per task.
+        is_over: whether the run of that key has ended.
+        claimed_late: keys of runs for which a task that had slept claimed the output place when
+            they had ended without a submission already: no store can refuse that.
     """
 
     def __init__(
@@ -48,6 +51,8 @@ class Workers:
     ) -> None:
         self.store = MemoryStore(chunk=64)
         self.death_rate = death_rate
+        self.is_over: Callable[[str], bool] = lambda _key: False
+        self.claimed_late: set[str] = set()
         self._world = world
         self._server_of = server_of
         self._spool = spool
@@ -55,6 +60,8 @@ class Workers:
     def perform(self, task: Task, report: Callable[[TaskReport], None]) -> TaskResult:
         """See `fakes.runner.Perform`."""
         run, settings = task.run, task.connections["provider"]["settings"]
+        if task.kind is TaskKind.ADMIT and self.is_over(run.key):
+            self.claimed_late.add(run.key)
         data = FakeBatchData(
             self._server_of(run), self._world.clock.now(), flavour=flavour_of(settings)
         )
@@ -118,13 +125,13 @@ class Workers:
         ]
         self.store.objects[uri] = "\n".join(lines).encode() + b"\n"
 
-    def results(self, output: str) -> list[dict[str, Any]] | None:
-        """The results that the manifest lists, in order; None without a manifest."""
+    def results(self, output: str, kind: str = "results") -> list[dict[str, Any]] | None:
+        """The results (or errors) that the manifest lists, in order; None without a manifest."""
         manifest = self.manifest(output)
         if manifest is None:
             return None
         found = []
-        for part in manifest["results"]:
+        for part in manifest.get(kind, []):
             found += [json.loads(line) for line in self.store.objects[part["uri"]].splitlines()]
         return found
 
