@@ -14,6 +14,7 @@ SEEDS ?= 20000
 FIRST_SEED ?= 1
 KILLS ?= 200
 SEED ?= 1
+LEAST ?= 5000
 
 .PHONY: help
 help: ## Show the commands
@@ -58,7 +59,8 @@ check: $(READY) ## Format, lint, types, layers, generated files, and the fast te
 
 .PHONY: sim
 sim: $(READY) ## Simulate the runtime: make sim SEEDS=500 FIRST_SEED=1 (20,000 seeds if not told)
-	cd tests && ../$(BIN)/python -m sim --seeds $(SEEDS) --first-seed $(FIRST_SEED)
+	cd tests && ../$(BIN)/python -m sim --seeds $(SEEDS) --first-seed $(FIRST_SEED) \
+	  $(if $(MINUTES),--minutes $(MINUTES) --least $(LEAST))
 
 .PHONY: test-crash
 test-crash: $(READY) ## Kill processes on the real control plane: make test-crash KILLS=20 SEED=1 (200 if not told)

@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 
-from sim.campaign import Totals, run_seeds
+from sim.campaign import Span, Totals, run_seeds
 from sim.scenario import draw
 from sim.stage import play
 
@@ -14,7 +14,9 @@ from sim.stage import play
 def main() -> int:
     """Play; 1 when a seed fails."""
     parser = argparse.ArgumentParser(prog="python -m sim", description=__doc__)
-    parser.add_argument("--seeds", type=int, default=200, help="how many to play")
+    parser.add_argument("--seeds", type=int, default=200, help="how many to play, at most")
+    parser.add_argument("--minutes", type=float, help="begin no more after so many")
+    parser.add_argument("--least", type=int, default=0, help="seeds to play even so")
     parser.add_argument("--first-seed", type=int, default=1)
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
     parser.add_argument("--trace", action="store_true", help="print everything that happens")
@@ -26,7 +28,9 @@ def main() -> int:
         for seed in range(given.first_seed, given.first_seed + given.seeds):
             print("\n".join(play(draw(seed)).trace))
     totals = Totals()
-    for played in run_seeds(given.first_seed, given.seeds, given.jobs, shrinks=not given.whole):
+    most_s = None if given.minutes is None else given.minutes * 60
+    span = Span(given.first_seed, given.seeds, given.least, most_s)
+    for played in run_seeds(span, given.jobs, shrinks=not given.whole):
         totals.add(played)
         if played.story and len(totals.failing) <= given.stop_after:
             print(played.story, flush=True)

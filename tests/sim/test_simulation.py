@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from sim.campaign import Span, Totals, run_seeds
 from sim.mutants import MUTANTS, Mutant
 from sim.scenario import draw
 from sim.shrink import shrink, story
@@ -33,6 +34,13 @@ def test_a_deliberate_bug_is_caught(mutant: Mutant) -> None:
         pytest.fail(f"{mutant.name} survives {len(mutant.seeds)} seeds: the simulation is blind")
     sound = play(draw(seed, grim=1.0))
     assert not sound.failed, f"seed {seed} fails without the bug: {sound.problems}"
+
+
+def test_a_campaign_ends_in_time_and_not_before_its_least() -> None:
+    totals = Totals()
+    for played in run_seeds(Span(first=1, most=200, least=3, most_s=0.0), jobs=1):
+        totals.add(played)
+    assert totals.lines()[-1] == "3 seeds run, 0 failures"
 
 
 def test_the_same_seed_plays_the_same_way() -> None:
