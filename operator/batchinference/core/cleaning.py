@@ -67,7 +67,8 @@ def _leave(draft: Draft, run: Run, failure: Failure) -> None:
 
 def leave_provider(draft: Draft) -> bool:
     """A run that has nothing yet goes where its provider object leads now; what it may have left
-    where that led before is removed first, if that can be done.
+    where that led before is removed first, if that can be done; nothing is while an earlier life of
+    it may have batches, whose inputs, answers and claim these are.
     """
     fresh, release = draft.observed.fresh, StartTask(TaskKind.RELEASE)
     if fresh is None or not has_nothing(draft.run) or draft.notes.inflight - {release.id}:
@@ -76,7 +77,7 @@ def leave_provider(draft: Draft) -> bool:
     passing = failure is not None and failure.fault.kind in {FaultKind.RETRY, FaultKind.WAITING}
     in_vain = failure is not None and (not passing or failure.count >= draft.timing.told_after)
     began = draft.run.start_time is not None
-    if began and not draft.notes.released and not in_vain:
+    if began and not draft.notes.released and not in_vain and not draft.run.may_have_more:
         draft.want(release)
         return True
     if failure is not None:

@@ -10,6 +10,7 @@ from batchinference.core.draft import Decision
 from batchinference.core.effects import Announce, StartTask
 from batchinference.core.notes import Notes
 from batchinference.core.outcomes import TaskDone
+from batchinference.model.earlier import Earlier
 from batchinference.model.run import Ending, Place, Run, RunPhase, ShardState, Verdict
 from batchinference.model.work import Cleaned, FaultKind, TaskFault, TaskKind
 from builders import run_of
@@ -116,6 +117,14 @@ def test_a_run_leaves_its_old_place_before_it_moves() -> None:
 def test_a_run_that_has_not_looked_anywhere_moves_at_once() -> None:
     run = replace(young(), phase=RunPhase.ADMITTING, start_time=None)
     assert decided(run, observed(fresh=FRESH)).run.staging == FRESH.staging
+
+
+def test_nothing_is_removed_of_a_run_of_which_the_provider_may_have_more() -> None:
+    """Its journal was lost: the claim, the inputs and the answers may be of batches that live."""
+    run = young(earlier=Earlier(expected=True))
+    decision = decided(run, observed(fresh=FRESH))
+    assert of_kind(decision, StartTask) == []
+    assert (decision.run.staging, decision.run.earlier) == (FRESH.staging, run.earlier)
 
 
 @pytest.mark.parametrize(("fault", "times"), [(NO_BUCKET, 1), (AWAY, TIMING.told_after)])
