@@ -452,3 +452,19 @@ def test_runs_with_a_journal_ask_nobody() -> None:
         await house.until(lambda: house.state() == "Succeeded")
 
     play(scene, habits=SLOW)
+
+
+def test_the_place_of_a_run_that_is_gone_with_its_journal_is_given_to_another() -> None:
+    async def scene(house: House) -> None:
+        await house.operator()
+        house.limit({"maxActiveBatches": 1})
+        await house.pass_time(5)
+        first = await running(house)
+        house.give(job("second"))
+        await house.until(lambda: house.state("second") == "Queued")
+        house.journals.lose(key(first))
+        house.kube.strip_finalizers(ref())
+        house.kube.delete(ref())
+        await house.until(lambda: house.state("second") == "Running", patience_s=120)
+
+    play(scene, habits=SLOW)

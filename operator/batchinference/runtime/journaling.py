@@ -53,18 +53,29 @@ class Journaling:
         try:
             found = await self._journals.get(entry.key)
         except NewerSchema as newer:
-            _forget(entry)
+            self._forget(entry)
             entry.newer_schema = True
             await self._strays.hold(entry, newer)
             return False
         if found is None:
-            _forget(entry)
+            self._forget(entry)
             return False
         entry.newer_schema = False
         _stands(entry, *found)
         # What stands there may ask for a place, or free one, without any decision of ours.
         self._accounts.changed(found[0].provider.account, entry.key)
         return True
+
+    def _forget(self, entry: Entry) -> None:
+        """There is no run to go on with; what came of its effects concerns nobody any more, and
+        what it had of its account others may have.
+        """
+        before = entry.run
+        entry.run = entry.stored = entry.write_by = None
+        entry.newer_schema = entry.in_doubt = False
+        entry.mailbox.clear()
+        if before is not None:
+            self._accounts.changed(before.provider.account, entry.key)
 
     async def known_as(self, entry: Entry, job: BatchInferenceJob) -> str:
         """The key of the run that the job is of: one that an earlier release gave it where there is
@@ -165,10 +176,3 @@ class Journaling:
 def _stands(entry: Entry, run: Run, version: str) -> None:
     entry.run = entry.stored = run
     entry.version, entry.write_by, entry.in_doubt = version, None, False
-
-
-def _forget(entry: Entry) -> None:
-    """There is no run to go on with; what came of its effects concerns nobody any more."""
-    entry.run = entry.stored = entry.write_by = None
-    entry.newer_schema = entry.in_doubt = False
-    entry.mailbox.clear()
