@@ -25,6 +25,7 @@ from batchinference.model.job import (
 )
 from batchinference.model.metadata import GROUP, ObjectMeta, parse_metadata
 from batchinference.model.provider import InferenceProvider, parse_provider
+from batchinference.model.sharing import shared
 from batchinference.ports import ObjectRef
 
 FINALIZER = "batchinference.dev/cancel-on-delete"
@@ -121,7 +122,7 @@ class Store:
             return self._forget(uid)
         if uid in self._deleted:
             return set()  # the answer to one of our writes that the watch has overtaken
-        status = body.get("status") or {}
+        status = shared(body.get("status") or {})
         if _is_managed_elsewhere(body):
             return self._hand_over(BatchInferenceJob(meta, _NO_SPEC, status))
         try:

@@ -40,6 +40,7 @@ from batchinference.errors import (
 from batchinference.model.codec import decode, encode
 from batchinference.model.job import parse_journaled_spec
 from batchinference.model.run import SCHEMA, Run, RunPhase
+from batchinference.model.sharing import shared
 from batchinference.model.status import Reason
 
 log = logging.getLogger(__name__)
@@ -248,6 +249,7 @@ def _content(key: str, item: Mapping[str, Any]) -> Run:
             raise Unreadable(f"The journal of run {key} has no content that this version knows")
     except (ValueError, zlib.error) as fault:
         raise Unreadable(f"The journal of run {key} can't be read: {fault}") from fault
+    value = shared(value)
     schema = value.get("schema", SCHEMA) if isinstance(value, dict) else SCHEMA
     if isinstance(schema, int) and schema > SCHEMA:
         raise NewerSchema(
