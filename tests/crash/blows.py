@@ -18,6 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from crash.books import Tally
+from crash.jobs import PATIENCE_S
 from processes import dying_with_us
 from stack import Operator, Stack, wait_for
 from team import Team
@@ -102,23 +103,25 @@ class Blows:
         self._pause.wait(self._luck.uniform(least_s, most_s))
 
     def see_to_the_operator(self, *, healthy: bool) -> None:
-        """Start it where it has ended, and perhaps wait until it is healthy or has ended again."""
+        """Start it where it has ended, and perhaps see that it gets healthy."""
         if not self.operator.running:
             self.operator.start()
         if healthy:
-            wait_for(
-                "the operator", lambda: self.operator.is_healthy() or not self.operator.running
-            )
+            wait_for("a healthy operator", self._is_healthy, PATIENCE_S)
+
+    def _is_healthy(self) -> bool:
+        """Look, and do what the kubelet does where it has ended."""
+        if not self.operator.running:
+            self.operator.start()
+        return self.operator.is_healthy()
 
     def heal(self) -> None:
         """End all outages, and see that the operator runs and what it left does not."""
         for outage in list(self._outages):
             self._end(outage)
         self._team.control.clear_faults()
-        while not self.operator.is_healthy():
-            self.see_to_the_operator(healthy=True)
-        left = wait_for("orphans to end", lambda: not self._alive(self._orphans) or None, 30)
-        assert left
+        self.see_to_the_operator(healthy=True)
+        wait_for("workers without their operator to end", lambda: not self._alive(self._orphans))
 
     # ---------------------------------------------------------------- processes
 

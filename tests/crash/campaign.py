@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from crash.blows import Blows
 from crash.books import Tally, balance, left_behind
-from crash.jobs import Jobs
+from crash.jobs import PATIENCE_S, Jobs
 from stack import Stack, wait_for
 
 SANDBOX = (
@@ -22,8 +22,6 @@ SANDBOX = (
 _AT_ONCE = 9
 _HASTY = 0.2
 """How often a blow falls before the operator has started."""
-
-_END_S = 300.0
 
 
 class Campaign:
@@ -52,11 +50,11 @@ class Campaign:
             self._say(f"{time.monotonic() - began:6.0f} s {tally.kills.total():4} {kind}")
         self._say(f"{tally.kills.total()} kills; {len(jobs.given)} jobs are to end by themselves")
         blows.heal()
-        unended = jobs.wait_for_the_end(_END_S)
+        unended = jobs.wait_for_the_end()
         tally.problems += [f"{name} did not end: {jobs.team.status(name)}" for name in unended]
         balance(jobs.team, [job for job in jobs.given if job.name not in unended], tally)
         try:
-            wait_for("everything cleaned up", lambda: not left_behind(jobs.team), _END_S)
+            wait_for("everything cleaned up", lambda: not left_behind(jobs.team), PATIENCE_S)
         except AssertionError:
             tally.problems.append(f"left behind: {left_behind(jobs.team)[:10]}")
         tally.seconds = time.monotonic() - began

@@ -13,6 +13,9 @@ from stack import Stack, wait_for
 from team import Team, chat, jsonl
 
 NAMESPACE = "crash"
+PATIENCE_S = 300.0
+"""How long anything is waited for: machines that run this may be slow."""
+
 _LIMITS = {"maxRecordsPerBatch": 20, "minRecordsPerBatch": 1, "maxActiveBatches": 12}
 _WITHOUT_STORAGE = "openai-tiny"
 _RECORDS, _TINY_RECORDS = 60, 12
@@ -53,21 +56,22 @@ class Jobs:
 
     def keep_alive(self) -> None:
         """Apply as many new ones as have ended."""
-        wait_for("the API server to list jobs", self._look)
+        wait_for("the API server to list jobs", self._look, PATIENCE_S)
         missing = self._at_once - (len(self.given) - len(self._ended))
         made = [self._next(len(self.given) + n) for n in range(missing)]
         if made:
-            wait_for("the API server to take jobs", lambda: self._apply([m for _, m in made]))
+            manifests = [manifest for _, manifest in made]
+            wait_for("the API server to take jobs", lambda: self._apply(manifests), PATIENCE_S)
             self.given += [given for given, _ in made]
 
-    def wait_for_the_end(self, timeout_s: float) -> list[str]:
+    def wait_for_the_end(self) -> list[str]:
         """Wait until all have ended; the names of those that did not."""
 
         def all_ended() -> bool:
             return self._look() and len(self._ended) == len(self.given)
 
         try:
-            wait_for("the ends of all jobs", all_ended, timeout_s)
+            wait_for("the ends of all jobs", all_ended, PATIENCE_S)
         except AssertionError:
             return sorted({g.name for g in self.given} - self._ended)
         return []
