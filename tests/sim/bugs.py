@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
-from batchinference.core import decide, late
+from batchinference.core import absorb, decide, late
 from batchinference.core.draft import Draft, Observed
 from batchinference.core.effects import SetFinalizer
 from batchinference.model.run import Run
@@ -32,6 +32,19 @@ def _set_step(stack: ExitStack, name: str, value: Any) -> None:
 
 def _with(observed: Observed, **timing: float) -> Observed:
     return replace(observed, timing=replace(observed.timing, **timing))
+
+
+# ---------------------------------------------------------------- paid twice
+
+
+def forget_the_floor(stack: ExitStack) -> None:
+    """A receipt does not keep the highest ordinal."""
+
+    def receipt_of(run: Run) -> Run:
+        return replace(made(run), ordinal_floor=0)
+
+    made = absorb.receipt
+    set_for(stack, absorb, "receipt", receipt_of)
 
 
 # ---------------------------------------------------------------- paid although it must not be

@@ -205,6 +205,7 @@ MUTANTS = (
     Mutant("leave late batches alone", leave_late_batches_alone, "nobody heard", (165,)),
     Mutant("never look back", never_look_back, "accepted twice", (26,)),
     Mutant("forget an end that came early", forget_an_end_that_came_early, "never", (14,)),
+    Mutant("forget the floor", bugs.forget_the_floor, "ordinals restarted"),
     Mutant("pay without a finalizer", bugs.pay_without_a_finalizer, "never had the finalizer"),
     Mutant("pay without the claim", bugs.pay_without_reading_the_claim, "is another's", (25,)),
     Mutant("let go before cancels", bugs.let_go_before_cancels, "let go", (12,)),
