@@ -90,12 +90,16 @@ class Watcher:
             self._held.add(uid)
         self.note(object_problems(body))
         if body["event"] != "DELETED":
-            self.note(self._says_too_much(body))
+            self.note(self._says_too_much(body, before))
             if before is not None:
                 self.note(object_step_problems(before, body))
 
-    def _says_too_much(self, body: Mapping[str, Any]) -> Iterable[str]:
-        """A status may be behind the journal, and never ahead of it."""
+    def _says_too_much(
+        self, body: Mapping[str, Any], before: Mapping[str, Any] | None
+    ) -> Iterable[str]:
+        """A status may be behind the journal, and never ahead of it. An end that it said already
+        stands, also while the run goes on for another object.
+        """
         key, meta = run_key_of(body), body["metadata"]
         run = self._journals.peek(key) if key else None
         if self.were_lost:
@@ -104,7 +108,8 @@ class Watcher:
             yield f"{meta['name']}: its status names the run {key}, which has no journal"
         if run is None or run.owner.uid != meta["uid"]:
             return
-        if is_terminal(body) and not run.is_over:
+        is_new = before is None or not is_terminal(before)
+        if is_new and is_terminal(body) and not run.is_over:
             yield f"{meta['name']}: is terminal, and its journal is {run.phase.value}"
         made = {(s.index, u.ordinal, u.batch_id) for s in run.shards for u in s.made}
         for shown in body["status"].get("submissions") or () if run.shards else ():
