@@ -41,3 +41,52 @@ def test_a_quota_that_fails_every_batch_for_a_day_neither_stalls_nor_litters() -
         await house.until(lambda: house.state() == "Succeeded")
 
     play(scene, habits=Habits(validate_s=10, fates=((Fate.QUOTA, 1.0),)))
+
+
+HOUR_S = 3600.0
+
+
+def test_not_every_job_has_to_be_refused_for_itself() -> None:
+    async def scene(house: House) -> None:
+        for number in range(30):
+            house.give(job(f"job-{number}"))
+        await house.operator()
+        await house.pass_time(HOUR_S)
+        assert len(house.server.batches) < 40, "each by itself would have made two hundred"
+        first = house.server.batches.copy()
+        house.server.habits = Habits(validate_s=10, work_s=60)
+        await house.until(lambda: len(house.server.batches) - len(first) >= 30, 4 * HOUR_S)
+        await house.until(lambda: all(house.state(f"job-{n}") == "Succeeded" for n in range(30)))
+
+    play(scene, habits=Habits(validate_s=10, fates=((Fate.QUOTA, 1.0),)))
+
+
+def test_a_model_without_room_holds_up_no_other() -> None:
+    async def scene(house: House) -> None:
+        for number in range(5):
+            house.give(job(f"full-{number}"))
+        await house.operator()
+        await house.until(lambda: len(house.server.batches) >= 3)
+        house.server.habits = Habits(validate_s=10, work_s=60)
+        house.give(job("other").with_spec(model="another-model"))
+        await house.until(lambda: house.state("other") == "Succeeded", 300)
+
+    play(scene, habits=Habits(validate_s=10, fates=((Fate.QUOTA, 1.0),)))
+
+
+def test_a_job_above_a_limit_queues_and_says_which() -> None:
+    async def scene(house: House) -> None:
+        house.limit({"maxActiveBatches": 1})
+        await house.operator()
+        house.give(job("first"))
+        await house.until(lambda: house.state("first") == "Running")
+        house.give(job("second"))
+        await house.until(lambda: house.state("second") == "Queued")
+        submitted = house.condition("Submitted", "second")
+        assert submitted["reason"] == "Queued"
+        assert "waits for a place at the provider within maxActiveBatches 1" in submitted["message"]
+        told = [e.message for e in house.recorder.events if e.about.name == "second"]
+        assert any("maxActiveBatches" in message for message in told)
+        await house.until(lambda: house.state("second") == "Succeeded")
+
+    play(scene)

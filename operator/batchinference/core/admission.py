@@ -14,6 +14,8 @@ Nothing starves: once the shard whose turn it is does not fit into its model's q
 nothing that counts against the same limit passes it, so that the queue empties until it fits; other
 models, and runs with a higher limit, go on. A shard above the limit goes when the queue is empty.
 
+What refusals have taught (`core.learning`) limits the batches of a model, whoever's they are.
+
 What has a place is held in sums, so that a decision costs the same however much that is.
 """
 
@@ -110,6 +112,7 @@ class Placed:
         self._batches = _Taken()
         self._queues: defaultdict[str, _Taken] = defaultdict(_Taken)
         self._spaces: Counter[str] = Counter()
+        self._models: Counter[str] = Counter()
         for demand in demands:
             self.add(demand)
 
@@ -128,6 +131,7 @@ class Placed:
         self._batches.take(demand.limits.max_active_batches, sign)
         self._queues[demand.model].take(demand.limits.max_enqueued_tokens, tokens)
         _sum_up(self._spaces, demand.namespace, sign)
+        _sum_up(self._models, demand.model, sign)
 
     def copy(self) -> Placed:
         """The same sums, to go on with."""
@@ -136,11 +140,17 @@ class Placed:
         made._batches = self._batches.copy()
         made._queues.update((model, taken.copy()) for model, taken in self._queues.items())
         made._spaces.update(self._spaces)
+        made._models.update(self._models)
         return made
 
     def in_namespace(self, namespace: str) -> int:
         """How many of them are of that namespace."""
         return self._spaces[namespace]
+
+    @property
+    def models(self) -> Mapping[str, int]:
+        """How many of them are of each model."""
+        return self._models
 
     def without_place(self, limit: int | None) -> int | None:
         """See `_Taken.broken`: of one more batch."""
@@ -153,6 +163,7 @@ class Placed:
 
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
 _NEVER: Mapping[str, datetime] = {}
+_NOTHING: Mapping[str, int] = {}
 
 
 def admit(
@@ -161,6 +172,7 @@ def admit(
     granted: Collection[Demand] = (),
     uploading: Iterable[Demand] = (),
     served: Mapping[str, datetime] = _NEVER,
+    learned: Mapping[str, int] = _NOTHING,
 ) -> tuple[Demand, ...]:
     """The waiting shards that may go now besides those already placed, in the order of their turn.
 
@@ -170,6 +182,7 @@ def admit(
         granted: who of the waiting has been given a place, and has not made use of it yet.
         uploading: whose input is being uploaded, with a place or without.
         served: when each namespace was given its newest place, as far as is known.
+        learned: how many batches of a model may be there at most, as refusals taught.
     """
     taken, uploads = placed.copy(), _Taken()
     for demand in granted:
@@ -206,6 +219,8 @@ def admit(
         if not queues[namespace]:
             del queues[namespace]
         limits, model = demand.limits, demand.model
+        if taken.models[model] >= learned.get(model, taken.number + 1):
+            continue
         if taken.without_place(limits.max_active_batches) is not None:
             continue
         if uploads.broken(limits.max_concurrent_uploads, 1) is not None:

@@ -24,6 +24,8 @@ class Timing:
             wait.
         circuit_first_s, circuit_most_s: backoff of the calls that try whether it is there again.
         quota_first_s, quota_most_s: backoff of a shard that a quota put back.
+        quota_recover_s: how long after a refusal for want of quota one more batch of the model may
+            be there than before it, and again one more.
         cancel_release_s: how long a deleted object is held for its cancel calls at most.
         parked_s: how long a run cancelled by deletion can be taken up again.
         max_staging_passes: passes over an input that keeps changing.
@@ -46,6 +48,7 @@ class Timing:
     circuit_most_s: float = 300.0
     quota_first_s: float = 60.0
     quota_most_s: float = 900.0
+    quota_recover_s: float = 300.0
     cancel_release_s: float = 120.0
     parked_s: float = 7 * 86400.0
     max_staging_passes: int = 5

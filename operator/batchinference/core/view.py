@@ -65,6 +65,7 @@ class Scene:
         installation: whose view it is.
         steered_by: the job that steers the run, where that is another one.
         paused: see `core.draft.Decision`.
+        delay: what all runs of the account wait for, as reason and message.
     """
 
     job: BatchInferenceJob
@@ -400,7 +401,30 @@ def _waiting(scene: Scene) -> tuple[str, str] | None:
     if failures:
         return failures[0].fault.reason, failures[0].fault.message
     refused = quota_refusal(run) if run is not None else None
-    return (Reason.QUOTA_WAIT, refused) if refused else None
+    if refused:
+        return Reason.QUOTA_WAIT, refused
+    return (Reason.QUEUED, _turn(run)) if run is not None and _asks_for_places(run) else None
+
+
+def _asks_for_places(run: Run) -> bool:
+    queued = any(shard.state is ShardState.QUEUED for shard in run.shards)
+    return queued and run.phase is RunPhase.RUNNING and run.cancel is None
+
+
+def _turn(run: Run) -> str:
+    """Who waits for a place, and what bounds them. Says nothing of how many others there are: each
+    that comes or goes would be a write for every job that waits.
+    """
+    limits = {
+        "maxActiveBatches": run.limits.max_active_batches,
+        "maxEnqueuedTokens": run.limits.max_enqueued_tokens,
+    }
+    named = " and ".join(f"{name} {value}" for name, value in limits.items() if value is not None)
+    within = f" within {named}" if named else ""
+    return (
+        f"What is queued waits for a place at the provider{within}, and within the quota that "
+        "refusals of the account have shown: namespaces take turns, then priority and age count"
+    )
 
 
 def _accepted(run: Run) -> bool:

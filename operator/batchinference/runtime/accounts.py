@@ -15,12 +15,13 @@ from datetime import datetime
 from batchinference.clock import Clock, Randomness
 from batchinference.core.admission import admit
 from batchinference.core.backoff import backoff_s
+from batchinference.core.learning import Learned, refused, remembered
 from batchinference.errors import Fault
 from batchinference.model.status import Reason
 from batchinference.ports import Metrics
 from batchinference.runtime.circuits import Circuits
 from batchinference.runtime.clients import Clients
-from batchinference.runtime.demands import Demands
+from batchinference.runtime.demands import Book, Demands
 from batchinference.runtime.entry import Entry
 from batchinference.runtime.following import (
     Deliver,
@@ -43,12 +44,14 @@ class Account:
     Attributes:
         granted: shards with a place whose claim is not written yet, as (run key, shard).
         served: when each namespace was given its newest place.
+        learned: what refusals taught, by model.
         failures: polls in a row that failed.
     """
 
     id: str
     granted: set[tuple[str, int]] = field(default_factory=set)
     served: dict[str, datetime] = field(default_factory=dict)
+    learned: dict[str, Learned] = field(default_factory=dict)
     failures: int = 0
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     due: asyncio.Event = field(default_factory=asyncio.Event)
@@ -146,8 +149,27 @@ class Accounts:
     async def _give_places(self, account: Account) -> None:
         while True:
             self._place(account)
-            await account.changed.wait()
+            try:
+                async with asyncio.timeout(self._until_more(account)):
+                    await account.changed.wait()
+            except TimeoutError:
+                continue
             account.changed.clear()
+
+    def _until_more(self, account: Account) -> float | None:
+        """Seconds until a limit that refusals taught rises; None where there is none."""
+        now = self._clock.now()
+        rises = [known.rises_at(now, self._settings) for known in account.learned.values()]
+        return (min(rises) - now).total_seconds() if rises else None
+
+    def _learned(self, account: Account, book: Book) -> Mapping[str, int]:
+        """How many batches of a model may be there, where that is known."""
+        now, learned = self._clock.now(), account.learned
+        for model in book.refused:
+            learned[model] = refused(learned.get(model), book.placed.models[model], now)
+        book.refused.clear()
+        account.learned = remembered(learned, now)
+        return {model: known.limit(now, self._settings) for model, known in account.learned.items()}
 
     def _place(self, account: Account) -> None:
         """Give what places there are. A shard that does not use its place any more loses it."""
@@ -155,7 +177,9 @@ class Accounts:
         granted = [d for name in account.granted if (d := book.waiting.get(name)) is not None]
         account.granted = {d.name for d in granted}
         uploading = book.uploading(granted)
-        for demand in admit(book.waiting, book.placed, granted, uploading, account.served):
+        learned = self._learned(account, book)
+        turns = admit(book.waiting, book.placed, granted, uploading, account.served, learned)
+        for demand in turns:
             account.served[demand.namespace] = self._clock.now()
             account.granted.add(demand.name)
             self._look(demand.run_key)

@@ -28,6 +28,8 @@ class Share:
         asking: queued shards that would use a place now.
         uploading: queued shards whose input is on its way, with a place or not any more.
         uploaded: names of queued shards whose input is at the provider already.
+        refused: shards that the provider had no quota for, each with the number of its try.
+        model: of the run.
         queued: see `Entry.queued`.
     """
 
@@ -36,16 +38,23 @@ class Share:
     asking: tuple[Demand, ...] = ()
     uploading: tuple[Demand, ...] = ()
     uploaded: frozenset[tuple[str, int]] = frozenset()
+    refused: frozenset[tuple[int, int]] = frozenset()
+    model: str = ""
     queued: int = 0
 
 
 class Book:
-    """The shares of one account, summed up."""
+    """The shares of one account, summed up.
+
+    Attributes:
+        refused: models of which a batch was refused for want of quota, until somebody reads it.
+    """
 
     def __init__(self) -> None:
         self.placed = Placed()
         self.waiting = Waiting()
         self.queued = 0
+        self.refused: set[str] = set()
         self._uploading: dict[tuple[str, int], Demand] = {}
         self._uploaded: set[tuple[str, int]] = set()
 
@@ -107,8 +116,11 @@ class Demands:
             self._books[before.account].remove(before)
             del self._shares[key]
         if after is not None:
-            self._books.setdefault(after.account, Book()).add(after)
+            book = self._books.setdefault(after.account, Book())
+            book.add(after)
             self._shares[key] = after
+            if after.refused - (before.refused if before is not None else frozenset()):
+                book.refused.add(after.model)
 
 
 def share_of(entry: Entry) -> Share | None:
@@ -118,12 +130,15 @@ def share_of(entry: Entry) -> Share | None:
         return None
     placed, asking, uploading = [], [], []
     uploaded: set[tuple[str, int]] = set()
+    refused: set[tuple[int, int]] = set()
     for shard in run.shards:
         if shard.state.is_live:
             placed.append(_demand(entry, run, shard))
         if shard.state is not ShardState.QUEUED or run.cancel is not None:
             continue
         demand = _demand(entry, run, shard)
+        if shard.last is not None and shard.last.failure is not None and shard.last.failure.quota:
+            refused.add((shard.index, shard.put_backs))
         if shard.index in entry.asking and not entry.newer_schema:
             asking.append(demand)
         if not entry.inflight and not entry.notes.uploads:
@@ -139,6 +154,8 @@ def share_of(entry: Entry) -> Share | None:
         tuple(asking),
         tuple(uploading),
         frozenset(uploaded),
+        frozenset(refused),
+        _model(run),
         entry.queued,
     )
 
@@ -148,9 +165,13 @@ def _demand(entry: Entry, run: Run, shard: Shard) -> Demand:
         run_key=run.key,
         shard=shard.index,
         namespace=run.owner.namespace,
-        model=str(run.spec.get("model", "")),
+        model=_model(run),
         tokens=shard.tokens,
         priority=entry.spec.priority if entry.spec else 0,
         since=run.created_at,
         limits=run.limits,
     )
+
+
+def _model(run: Run) -> str:
+    return str(run.spec.get("model", ""))

@@ -246,8 +246,10 @@ def _event(ref: ObjectRef, status: JobStatus) -> Event:
     )
     found = next((told[t] for t in order if t in told), None)
     warning = status.state in {State.FAILED, State.STALLED}
+    submitted = [c.message for c in status.conditions if c.type == ConditionType.SUBMITTED]
+    if submitted and status.state is State.QUEUED:
+        return Event(ref, status.state.value, submitted[0])
     if found is None or status.state in {State.RUNNING, State.COLLECTING, State.CANCELLING}:
-        submitted = (c.message for c in status.conditions if c.type == ConditionType.SUBMITTED)
-        text = status.progress or next(submitted, status.state.value)
+        text = status.progress or next(iter(submitted), status.state.value)
         return Event(ref, status.state.value, text, warning)
     return Event(ref, found.reason, found.message, warning)

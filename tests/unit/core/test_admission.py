@@ -44,9 +44,12 @@ def asks(
     )
 
 
-def admit(waiting, placed, uploading=(), served=MappingProxyType({})):
+NOTHING = MappingProxyType({})
+
+
+def admit(waiting, placed, uploading=(), served=NOTHING, learned=NOTHING):
     """Who may go, from lists."""
-    return admit_from_sums(Waiting(waiting), Placed(placed), (), uploading, served)
+    return admit_from_sums(Waiting(waiting), Placed(placed), (), uploading, served, learned)
 
 
 def names(demands):
@@ -291,6 +294,19 @@ def test_nobody_waits_without_a_reason(case) -> None:
             and demand.limits.max_enqueued_tokens is not None
         ]
         assert full or behind, demand
+
+
+@given(demands(), st.dictionaries(st.sampled_from(["m", "n"]), st.integers(1, 4), min_size=1))
+def test_what_refusals_taught_limits_a_model_and_lets_others_pass(case, learned) -> None:
+    waiting, placed, uploading = case
+    granted = admit(waiting, placed, uploading, learned=learned)
+    for number, demand in enumerate(granted):
+        there = [*placed, *granted[:number]]
+        if demand.model in learned:
+            assert sum(d.model == demand.model for d in there) < learned[demand.model]
+    free = [d for d in waiting if d.model not in learned]
+    alone = admit(free, placed, uploading)
+    assert bool(alone) <= bool(granted), "nobody else is held up"
 
 
 @given(demands())
