@@ -1,7 +1,9 @@
 """A run without an object whose credentials are gone (protocol 7.2).
 
 Its Secret went with its namespace, or its key was revoked, and nobody is left to whom a condition
-could tell it. It is asked for as long as the provider keeps answers; after that they are lost.
+could tell it. Where the provider drops its answers after a while, and none was collected before,
+the run ends then: they are lost. Answers that are in our staging, or in the user's own bucket, wait
+for credentials for ever.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from batchinference.core.keys import journal_name
 from batchinference.core.stuck import window
 from batchinference.core.timing import Timing
 from batchinference.core.transitions import RunInput, step_run
-from batchinference.model.run import CancelWhy, Ending, Run, Verdict
+from batchinference.model.run import CancelWhy, Ending, Run, RunPhase, Verdict
 from batchinference.model.status import Reason
 
 _GONE = {Reason.SECRET_NOT_FOUND, Reason.CREDENTIALS_REJECTED}
@@ -27,11 +29,11 @@ def abandon(draft: Draft) -> bool:
     run = draft.run
     if draft.observed.job is not None or run.cancel is None or run.cancel.why not in _OBJECTLESS:
         return False
-    gone, stepped = _credentials_gone(draft), step_run(run, RunInput.ABANDON)
-    if not gone or stepped is None:
+    gone = _credentials_gone(draft)
+    if not gone or run.is_over:
         return False
-    until = _kept_until(run, draft.timing)
-    if draft.observed.now < until:
+    until, stepped = _kept_until(run, draft.timing), step_run(run, RunInput.ABANDON)
+    if until is None or stepped is None or draft.observed.now < until:
         _tell(draft, gone, until)
         return False
     batches = sum(len(shard.live) for shard in run.shards)
@@ -55,8 +57,11 @@ def _credentials_gone(draft: Draft) -> str:
     return next((fault.message for fault in faults if fault.reason in _GONE), "")
 
 
-def _kept_until(run: Run, timing: Timing) -> datetime:
-    """From then on the provider has nothing more of the run that could be read."""
+def _kept_until(run: Run, timing: Timing) -> datetime | None:
+    """From then on there is nothing of the run that could be read; None: there will always be."""
+    ours = run.phase is not RunPhase.RUNNING or any(shard.collected for shard in run.shards)
+    if ours or "openAI" not in run.provider.settings:
+        return None
     last = [
         made.ended_at or (made.accepted_at or made.claimed_at) + window(run.provider.settings)
         for shard in run.shards
@@ -65,15 +70,17 @@ def _kept_until(run: Run, timing: Timing) -> datetime:
     return max(last, default=run.created_at) + timedelta(seconds=timing.answers_kept_s)
 
 
-def _tell(draft: Draft, gone: str, until: datetime) -> None:
+def _tell(draft: Draft, gone: str, until: datetime | None) -> None:
     where = f"configmap/{journal_name(draft.run.key)} -n {draft.observed.journal_namespace}"
     text = (
-        f"{gone} The run has no object any more, and its batches can't be followed, cancelled or "
-        f"collected. Bring the credentials back; after {until:%Y-%m-%dT%H:%M:%SZ} its answers are "
-        f"given up. Its journal is {where}"
+        f"{gone} The run has no object any more, and what it has at the provider and in storage "
+        "can't be cancelled, collected or written. Bring the credentials back. Its journal is "
+        f"{where}"
     )
+    if until is not None:
+        text += f". After {until:%Y-%m-%dT%H:%M:%SZ} its answers are given up"
+        draft.wake(until)
     draft.stall(Reason.CREDENTIALS_GONE, text)
-    draft.wake(until)
     if Reason.CREDENTIALS_GONE not in draft.notes.told:
         draft.notes = replace(draft.notes, told=draft.notes.told | {Reason.CREDENTIALS_GONE})
         draft.effects.append(Announce(Reason.CREDENTIALS_GONE, text, warning=True))

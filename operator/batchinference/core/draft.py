@@ -70,6 +70,8 @@ class Decision:
     """What to write, what to start after it is written, and when to look again.
 
     Attributes:
+        problem: what is shown of what keeps the run from getting on.
+        reasons: of all that does, shown or not.
         held: nothing of it may start: suspended, or without an object to answer for it.
         asking: the queued shards that would make use of a place now; no other is given one.
         paused: what to say of a pause that holds it; "" where there is none.
@@ -81,6 +83,7 @@ class Decision:
     effects: tuple[Effect, ...] = ()
     wake_at: datetime | None = None
     problem: Problem | None = None
+    reasons: frozenset[str] = frozenset()
     held: bool = False
     asking: frozenset[int] = frozenset()
     paused: str = ""
@@ -200,6 +203,7 @@ class Draft:
             effects=tuple(self.effects),
             wake_at=min(self.wakes, default=None),
             problem=self.problems[0] if self.problems else None,
+            reasons=frozenset(problem.reason for problem in self.problems),
             held=self.held,
             asking=frozenset() if self.blocked else frozenset(self.asking),
             paused=self.paused,

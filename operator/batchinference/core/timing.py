@@ -31,8 +31,8 @@ class Timing:
         max_staging_passes: passes over an input that keeps changing.
         cleaning_s: how long it is tried to remove what an ended run left behind.
         stuck_s: how long after its window a batch may go on until somebody should hear of it.
-        answers_kept_s: how long a provider keeps answers (OpenAI: 30 days); after that those of a
-            run without object and credentials are given up.
+        answers_kept_s: how long OpenAI keeps answers; after that a run without object and
+            credentials, of which nothing was collected, ends.
     """
 
     submit_timeout_s: float = 60.0

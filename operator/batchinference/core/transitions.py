@@ -118,7 +118,6 @@ RUN: Mapping[tuple[RunPhase, RunInput], RunPhase] = {
     (P.RUNNING, RunInput.SETTLE): P.FINISHING,
     (P.FINISHING, RunInput.MANIFEST): P.CLEANING,
     (P.RUNNING, RunInput.ABANDON): P.CLEANING,
-    (P.FINISHING, RunInput.ABANDON): P.CLEANING,
     (P.FINISHING, RunInput.PARK): P.PARKED,
     (P.PARKED, RunInput.RESUME): P.RUNNING,
     (P.PARKED, RunInput.EXPIRE): P.CLEANING,
@@ -137,7 +136,7 @@ RUN_IGNORED: Mapping[RunInput, str] = {
     RunInput.PARK: "only a run whose manifest has just been written is parked",
     RunInput.RESUME: "only a parked run is taken up again",
     RunInput.EXPIRE: "only a parked run waits for its object",
-    RunInput.ABANDON: "nothing is waited for, or an end is an end",
+    RunInput.ABANDON: "nothing is waited for at the provider, or an end is an end",
     RunInput.CLEAN: "nothing is being cleaned",
     RunInput.RESTART: "only an end without an accepted submission starts afresh",
 }

@@ -56,9 +56,8 @@ class Census:
                 continue
             oldest = run.created_at if oldest is None else min(oldest, run.created_at)
             queued[run.provider.account] += entry.queued
-            reason = entry.problem.reason if entry.problem else ""
-            keyless += reason == Reason.CREDENTIALS_GONE
-            stuck += reason == Reason.PROVIDER_STUCK
+            keyless += Reason.CREDENTIALS_GONE in entry.reasons
+            stuck += Reason.PROVIDER_STUCK in entry.reasons
             unsure += sum(shard.state in _UNSURE for shard in run.shards)
         for key, job in self._store.jobs():
             known = self._entries.get(key)

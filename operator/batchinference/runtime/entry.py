@@ -29,6 +29,7 @@ class Entry:
         mailbox: outcomes that are not folded in yet.
         inflight: ids of effects under way.
         problem: why the job does not get on, as last shown.
+        reasons: of all that keeps a run from getting on, as last decided.
         written_at: when numbers were last written to the status.
         passing: a state that may be over before anybody has seen it, and since when.
         newer_schema: a newer operator's journal: hands off.
@@ -50,6 +51,7 @@ class Entry:
     mailbox: Mailbox = field(default_factory=Mailbox)
     inflight: set[str] = field(default_factory=set)
     problem: Problem | None = None
+    reasons: frozenset[str] = frozenset()
     written_at: datetime | None = None
     passing: tuple[str, float] | None = None
     newer_schema: bool = False

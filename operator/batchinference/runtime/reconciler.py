@@ -300,6 +300,7 @@ class Reconciler:
         if observed.job is None:
             log_unseen(decision.run, decision.problem, entry.problem)
         entry.problem = _same_since(decision.problem, entry.problem)
+        entry.reasons = decision.reasons
         if decision.wake_at is not None:
             wait = (decision.wake_at - self._clock.now()).total_seconds()
             self._queue.add_after(entry.key, max(wait, 0.001))

@@ -12,7 +12,7 @@ from batchinference.core.effects import ASKING, Announce, StopTasks
 from batchinference.core.notes import Notes
 from batchinference.core.outcomes import ProviderAsked
 from batchinference.core.problem import Problem
-from batchinference.model.run import Cancel, CancelWhy, Ending, Run, RunPhase, ShardState
+from batchinference.model.run import Cancel, CancelWhy, Collected, Ending, Run, RunPhase, ShardState
 from batchinference.model.work import FaultKind, TaskFault
 from unit.core.given import (
     NOW,
@@ -74,17 +74,44 @@ def ended(decision: Decision) -> bool:
     return decision.run.verdict is not None
 
 
-@pytest.mark.parametrize("phase", [RunPhase.RUNNING, RunPhase.FINISHING])
-def test_answers_that_the_provider_keeps_no_longer_are_lost(phase) -> None:
+def test_answers_that_the_provider_keeps_no_longer_are_lost() -> None:
     early = without_object(LOST_AT - timedelta(seconds=1), provider=NO_SECRET)
-    assert not ended(decided(left(phase=phase), early))
-    decision = decided(left(phase=phase), without_object(LOST_AT, provider=NO_SECRET))
+    assert not ended(decided(left(), early))
+    decision = decided(left(), without_object(LOST_AT, provider=NO_SECRET))
     assert decision.run.phase is RunPhase.CLEANING
     assert decision.run.verdict is not None
     assert decision.run.verdict.ending is Ending.FAILED
     assert decision.run.verdict.reason == "CredentialsGone"
     assert decision.run.completion_time == LOST_AT
     assert of_kind(decision, StopTasks) != []
+
+
+def with_collected() -> Run:
+    """One of two batches was collected before."""
+    run = left()
+    done = replace(in_state(S.COLLECTED, 1), collected=Collected(answered=100))
+    return replace(run, shards=(*run.shards, done))
+
+
+def on_bedrock() -> Run:
+    run = left()
+    return replace(run, provider=replace(run.provider, settings={"bedrock": {}}))
+
+
+@pytest.mark.parametrize(
+    ("run", "reason"),
+    [
+        (with_collected(), "answers are in staging"),
+        (left(phase=RunPhase.FINISHING), "all that there is was collected"),
+        (on_bedrock(), "its answers lie in the user's bucket"),
+    ],
+)
+def test_answers_that_do_not_go_are_told_of_for_ever(run, reason) -> None:
+    decision = decided(run, without_object(LOST_AT, provider=NO_SECRET))
+    assert not ended(decision), reason
+    assert decision.problem is not None
+    assert decision.problem.reason == "CredentialsGone"
+    assert "given up" not in decision.problem.message
 
 
 def test_the_end_of_a_batch_counts_where_it_is_known() -> None:

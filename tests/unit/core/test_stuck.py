@@ -9,9 +9,21 @@ import pytest
 
 from batchinference.core.decisions import GIVE_UP
 from batchinference.core.effects import CancelBatch
+from batchinference.core.outcomes import ProviderAsked
 from batchinference.core.stuck import window
 from batchinference.model.run import Cancel, CancelWhy, Run, ShardState, SubmissionState
-from unit.core.given import NOW, TIMING, after, decided, in_state, observed, of_kind, run_with
+from batchinference.model.work import FaultKind, TaskFault
+from unit.core.given import (
+    NOW,
+    TIMING,
+    after,
+    decided,
+    fold_all,
+    in_state,
+    observed,
+    of_kind,
+    run_with,
+)
 
 S = ShardState
 DAY_S = 86400.0
@@ -70,3 +82,12 @@ def test_a_cancel_that_does_not_end_is_told_too() -> None:
     late = decided(run, observed(now=after(2 * DAY_S)))
     assert late.problem is not None
     assert late.problem.reason == "ProviderStuck"
+
+
+def test_it_counts_also_where_something_else_is_shown() -> None:
+    run = submitted({"openAI": {}})
+    denied = TaskFault(FaultKind.STALLED, "AccessDenied", "no")
+    _, notes = fold_all(run, ProviderAsked(denied))
+    late = decided(run, observed(now=after(2 * DAY_S)), notes)
+    assert late.problem is not None
+    assert late.reasons == {"AccessDenied", "ProviderStuck"}
