@@ -54,3 +54,57 @@ def test_receipts_are_kept_for_ever_where_nothing_is_set() -> None:
         assert house.phase(key) is RunPhase.ENDED
 
     play(scene)
+
+
+def forget_old_batches(house: House) -> None:
+    """More than the days have passed that a provider lists."""
+    house.server.batches.clear()
+
+
+def test_a_deadline_is_an_end_also_once_the_receipt_is_gone() -> None:
+    async def scene(house: House) -> None:
+        await house.operator()
+        body = house.give(job().with_spec(activeDeadlineSeconds=120))
+        key = key_of(parse_job(body))
+        await house.until(lambda: house.state() == "Failed")
+        house.kube.delete(ref())
+        await house.until(lambda: house.phase(key) is None, 2 * KEPT_S)
+        made = house.server.calls["create"]
+        house.kube.create(job().with_spec(activeDeadlineSeconds=120).build())
+        await house.until(lambda: house.state() == "Failed")
+        assert house.server.calls["create"] == made
+
+    play(scene, receipts_kept_s=KEPT_S)
+
+
+def test_the_receipt_of_a_run_that_could_be_taken_up_stays() -> None:
+    async def scene(house: House) -> None:
+        await house.operator()
+        body = house.give(job())
+        key = key_of(parse_job(body))
+        await house.until(lambda: house.state() == "Running")
+        house.kube.delete(ref())
+        await house.until(lambda: house.phase(key) is RunPhase.ENDED)
+        await house.pass_time(3 * KEPT_S)
+        assert house.phase(key) is RunPhase.ENDED
+
+    play(scene, receipts_kept_s=KEPT_S, parked_s=600.0)
+
+
+def test_a_manifest_of_a_run_that_may_go_on_says_that_it_had_submitted() -> None:
+    async def scene(house: House) -> None:
+        await house.operator()
+        body = house.give(job())
+        key = key_of(parse_job(body))
+        await house.until(lambda: house.state() == "Running")
+        house.kube.delete(ref())
+        await house.until(lambda: house.phase(key) is RunPhase.ENDED)
+        house.journals.lose(key)
+        forget_old_batches(house)
+        made = house.server.calls["create"]
+        house.kube.create(job().build())
+        await house.until(lambda: house.condition("Stalled").get("reason") == "JournalLost")
+        await house.pass_time(KEPT_S)
+        assert house.server.calls["create"] == made
+
+    play(scene, parked_s=600.0)

@@ -12,7 +12,14 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from batchinference.core.draft import Draft
-from batchinference.core.effects import Announce, StopTasks
+from batchinference.core.effects import (
+    ASKING,
+    TASKS,
+    Announce,
+    StopTasks,
+    cancelling,
+    following,
+)
 from batchinference.core.keys import journal_name
 from batchinference.core.stuck import window
 from batchinference.core.timing import Timing
@@ -21,18 +28,24 @@ from batchinference.model.run import CancelWhy, Ending, Run, RunPhase, Verdict
 from batchinference.model.status import Reason
 
 _GONE = {Reason.SECRET_NOT_FOUND, Reason.CREDENTIALS_REJECTED}
+_CALLS = (ASKING, following(""), cancelling(""), TASKS)
+"""What is done until the end, so that a call that works ends the failure of the one before."""
+
 _OBJECTLESS = {CancelWhy.DELETED, CancelWhy.ORPHANED}
 
 
 def abandon(draft: Draft) -> bool:
     """A step of `decide`: tell it, and end the run once its answers can't be there any more."""
     run = draft.run
-    if draft.observed.job is not None or run.cancel is None or run.cancel.why not in _OBJECTLESS:
+    if draft.observed.job is not None or run.cancel is None:
         return False
+    if run.cancel.why not in _OBJECTLESS and not draft.observed.is_deleted:
+        return False  # its object may only not have been seen yet
     gone = _credentials_gone(draft)
     if not gone or run.is_over:
         return False
-    until, stepped = _kept_until(run, draft.timing), step_run(run, RunInput.ABANDON)
+    stepped = step_run(run, RunInput.ABANDON)
+    until = _kept_until(run, draft.observed.now, draft.timing)
     if until is None or stepped is None or draft.observed.now < until:
         _tell(draft, gone, until)
         return False
@@ -53,20 +66,21 @@ def _credentials_gone(draft: Draft) -> str:
     problem = draft.observed.provider
     if problem is not None and problem.reason in _GONE:
         return problem.message
-    faults = (failure.fault for failure in draft.notes.failures.values())
-    return next((fault.message for fault in faults if fault.reason in _GONE), "")
+    for effect_id, failure in draft.notes.failures.items():
+        if effect_id.startswith(_CALLS) and failure.fault.reason in _GONE:
+            return failure.fault.message
+    return ""
 
 
-def _kept_until(run: Run, timing: Timing) -> datetime | None:
+def _kept_until(run: Run, now: datetime, timing: Timing) -> datetime | None:
     """From then on there is nothing of the run that could be read; None: there will always be."""
     ours = run.phase is not RunPhase.RUNNING or any(shard.collected for shard in run.shards)
     if ours or "openAI" not in run.provider.settings:
         return None
-    last = [
-        made.ended_at or (made.accepted_at or made.claimed_at) + window(run.provider.settings)
-        for shard in run.shards
-        for made in shard.made
-    ]
+    made = [one for shard in run.shards for one in shard.made]
+    last = [one.claimed_at + window(run.provider.settings) for one in made]
+    # When it ended is the provider's word, which may be anything.
+    last += [min(one.ended_at, now) for one in made if one.ended_at is not None]
     return max(last, default=run.created_at) + timedelta(seconds=timing.answers_kept_s)
 
 

@@ -217,7 +217,9 @@ def _admitted(
     claimed = replace(run.output, claimed=True)
     stepped = replace(stepped, input=result.snapshot, output=claimed)
     if result.claimed_before:
-        earlier = replace(run.earlier or Earlier(), expected=True)
+        known = run.earlier or Earlier()
+        accepted = known.accepted or result.had_answers
+        earlier = replace(known, expected=True, accepted=accepted)
         stepped = replace(stepped, tag=result.tag or run.tag, earlier=earlier)
     return stepped, notes
 

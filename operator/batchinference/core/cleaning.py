@@ -30,9 +30,12 @@ def remove_remains(draft: Draft) -> None:
     run = draft.run
     task = StartTask(TaskKind.CLEAN if run.was_submitted else TaskKind.RELEASE)
     failure = draft.notes.failures.get(task.id)
+    if run.verdict is not None and run.verdict.reason == Reason.CREDENTIALS_GONE:
+        _leave(draft, run, run.verdict.reason, "its credentials are gone")
+        return
     if failure is not None and task.id not in draft.notes.inflight:
         if _is_given_up(draft, failure):
-            _leave(draft, run, failure)
+            _leave(draft, run, failure.fault.reason, failure.fault.message)
             return
         if failure.count >= draft.timing.told_after and _TOLD not in draft.notes.told:
             draft.notes = replace(draft.notes, told=draft.notes.told | {_TOLD})
@@ -54,13 +57,13 @@ def _is_given_up(draft: Draft, failure: Failure) -> bool:
     return draft.observed.now >= until
 
 
-def _leave(draft: Draft, run: Run, failure: Failure) -> None:
+def _leave(draft: Draft, run: Run, reason: str, why: str) -> None:
     left = [run.staging.uri] if run.was_submitted else [run.output.uri, run.staging.uri]
     said = (
-        f"Gave up removing what the run left behind ({failure.fault.message}). Remove by hand what "
+        f"Gave up removing what the run left behind ({why}). Remove by hand what "
         f"there is under {' and '.join(left)}, and its files at the provider, tagged {run.tag}"
     )
-    draft.effects.append(Announce(failure.fault.reason, said, warning=True))
+    draft.effects.append(Announce(reason, said, warning=True))
     ended = step_run(run, RunInput.CLEAN)
     draft.run = receipt(ended) if ended is not None else run
 

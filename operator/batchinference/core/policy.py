@@ -139,10 +139,15 @@ def was_cancelled_by_us(shard: Shard) -> bool:
 
 def has_unanswered(run: Run, max_attempts: int) -> bool:
     """Whether records lack an answer that a run that goes on could still get."""
-    return any(
-        (s.state is ShardState.DROPPED and not s.pooled) or may_go_again(s, max_attempts)
-        for s in run.shards
-    )
+    return any(was_dropped(run, s) or may_go_again(s, max_attempts) for s in run.shards)
+
+
+def was_dropped(run: Run, shard: Shard) -> bool:
+    """Whether a cancel kept its records from being sent, and not that they were too few for a
+    batch, or went on in another shard.
+    """
+    enough = shard.rows >= run.limits.min_records_per_batch
+    return shard.state is ShardState.DROPPED and not shard.pooled and enough
 
 
 def final_verdict(run: Run, spec: JobSpec, results: Results) -> Verdict:

@@ -36,7 +36,7 @@ def is_too_large(shard: Shard, failure: BatchFailure) -> bool:
         return False
     if failure.exceeds is not None:
         return True
-    if not failure.quota or failure.most is None:
+    if not failure.quota or not failure.most:
         return False
     above = shard.tokens > failure.most
     return above or (shard.put_backs >= _QUOTA_TRIES and 2 * shard.tokens > failure.most)

@@ -8,6 +8,7 @@ from datetime import datetime
 from batchinference.core.begin import starts_afresh
 from batchinference.core.draft import Draft
 from batchinference.core.effects import Announce
+from batchinference.core.policy import was_dropped
 from batchinference.core.transitions import RunInput, ShardInput, step_run, step_shard
 from batchinference.model.job import DesiredState
 from batchinference.model.run import CancelWhy, Owner, Run, RunPhase, Shard
@@ -74,5 +75,7 @@ def _take_up(run: Run, now: datetime) -> Run:
 
 
 def _resumed(run: Run) -> tuple[Shard, ...]:
-    """What was dropped asks for a place again, unless its records went on elsewhere."""
-    return tuple((None if s.pooled else step_shard(s, ShardInput.RESUME)) or s for s in run.shards)
+    """What was dropped asks for a place again, unless it is too small, or went on elsewhere."""
+    return tuple(
+        (step_shard(s, ShardInput.RESUME) if was_dropped(run, s) else None) or s for s in run.shards
+    )

@@ -207,7 +207,9 @@ def _may_repeat(draft: Draft, last: Submission) -> bool:
     """
     held = draft.held or draft.blocked or draft.run.cancel is not None
     usable = draft.observed.provider is None
-    return usable and not held and draft.observed.now < _repeat_until(draft, last)
+    # A claim that lies ahead was made by another clock: nobody knows how old it is.
+    in_time = last.claimed_at <= draft.observed.now < _repeat_until(draft, last)
+    return usable and not held and in_time
 
 
 def _fencing(draft: Draft, shard: Shard) -> Shard:

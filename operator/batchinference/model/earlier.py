@@ -13,7 +13,8 @@ class Earlier:
         asking: the provider is still to be asked; nothing is submitted before it has answered.
         expected: there was one: a claim of the output place, a status or a batch says so.
         certain: somebody said that there is nothing of it but what the provider lists.
-        accepted, shown: the object's status shows that something was accepted, and these batches.
+        accepted: the object's status, or a manifest, shows that something was accepted.
+        shown: batches that the object's status shows.
         strange: batches that carry the run's tag and do not match what was staged, once the
             provider has answered.
     """

@@ -117,7 +117,8 @@ class Admitted:
     is set where the holder is this very run and has finished.
 
     `claimed_before`: it was ours already, by a claim that was made with another journal, or it
-    was handed over; `tag` is the run tag that this claim names.
+    was handed over; `tag` is the run tag that this claim names. `had_answers`: a manifest of that
+    life stood there, so it had submitted, whatever the provider still lists of it.
     """
 
     snapshot: InputSnapshot
@@ -125,6 +126,7 @@ class Admitted:
     earlier: EarlierEnd | None = None
     claimed_before: bool = False
     tag: str = ""
+    had_answers: bool = False
 
 
 @dataclass(frozen=True, slots=True)

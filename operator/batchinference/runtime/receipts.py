@@ -12,6 +12,7 @@ from datetime import timedelta
 
 from batchinference.clock import Clock
 from batchinference.errors import Fault, Superseded
+from batchinference.model.run import CancelWhy, Ending, Run
 from batchinference.ports import Journals
 from batchinference.runtime.settings import RuntimeSettings
 from batchinference.runtime.store import Store
@@ -56,6 +57,8 @@ class Receipts:
             ended_at = run.completion_time or run.created_at
             if ended_at > until or run.key in self._entries or self._store.jobs_of(run.key):
                 continue
+            if _may_be_taken_up(run):
+                continue
             try:
                 await self._journals.delete(run.key, version)
             except Superseded:
@@ -67,3 +70,11 @@ class Receipts:
                 run.owner.name,
                 ended_at.isoformat(),
             )
+
+
+def _may_be_taken_up(run: Run) -> bool:
+    """Whether its manifest says that the run may go on: without the receipt nothing would say that
+    the time for that is over (protocol 7.4).
+    """
+    deleted = run.cancel is not None and run.cancel.why in {CancelWhy.DELETED, CancelWhy.ORPHANED}
+    return deleted and run.verdict is not None and run.verdict.ending is Ending.CANCELLED

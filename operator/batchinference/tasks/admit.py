@@ -34,11 +34,12 @@ def admit(run: Run, bench: Workbench, replaces: Holder | None = None) -> Admitte
     ):
         handed_over = holder.run_key == own.run_key
         tag = holder.run_tag if handed_over else ""
-        return Admitted(found, claimed_before=handed_over, tag=tag)
+        had_answers = handed_over and holder.finished
+        return Admitted(found, claimed_before=handed_over, tag=tag, had_answers=had_answers)
     if holder is None:
         return Admitted(found)
     if _is_unfinished_life(own, holder):
-        return Admitted(found, claimed_before=True, tag=holder.run_tag)
+        return Admitted(found, claimed_before=True, tag=holder.run_tag, had_answers=holder.finished)
     return Admitted(found, holder, earlier_end(run, place, holder))
 
 

@@ -344,7 +344,7 @@ def _manifest(
 
 def _may_go_on(run: Run) -> bool:
     """Whether the run is parked once this manifest stands (protocol 7.4)."""
-    deleted = run.cancel is not None and run.cancel.why is not CancelWhy.DESIRED
+    deleted = run.cancel is not None and run.cancel.why in {CancelWhy.DELETED, CancelWhy.ORPHANED}
     return deleted and is_cut_short(run, parse_journaled_spec(run.spec))
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from batchinference.core.draft import Decision, Observed
-from batchinference.core.effects import ASKING, Announce, StopTasks
+from batchinference.core.effects import ASKING, Announce, StartTask, StopTasks, resubmitting
 from batchinference.core.notes import Notes
 from batchinference.core.outcomes import ProviderAsked
 from batchinference.core.problem import Problem
@@ -34,7 +34,7 @@ REVOKED = TaskFault(FaultKind.STALLED, "CredentialsRejected", "The key is revoke
 def left(why: CancelWhy = CancelWhy.DELETED, **members: object) -> Run:
     """A run whose object was deleted while a batch was on its way."""
     run = run_with(in_state(S.SUBMITTED), cancel=Cancel(why, NOW), **members)
-    return run.with_shard(run.shards[0].with_last(accepted_at=NOW))
+    return run.with_shard(run.shards[0].with_last(claimed_at=NOW, accepted_at=NOW))
 
 
 def without_object(now: datetime = NOW, **members: object) -> Observed:
@@ -78,7 +78,7 @@ def test_answers_that_the_provider_keeps_no_longer_are_lost() -> None:
     early = without_object(LOST_AT - timedelta(seconds=1), provider=NO_SECRET)
     assert not ended(decided(left(), early))
     decision = decided(left(), without_object(LOST_AT, provider=NO_SECRET))
-    assert decision.run.phase is RunPhase.CLEANING
+    assert decision.run.phase is RunPhase.ENDED
     assert decision.run.verdict is not None
     assert decision.run.verdict.ending is Ending.FAILED
     assert decision.run.verdict.reason == "CredentialsGone"
@@ -121,6 +121,32 @@ def test_the_end_of_a_batch_counts_where_it_is_known() -> None:
     assert not ended(decided(run, without_object(LOST_AT, provider=NO_SECRET)))
     until = late + timedelta(seconds=TIMING.answers_kept_s)
     assert ended(decided(run, without_object(until, provider=NO_SECRET)))
+
+
+def test_an_odd_end_of_a_batch_is_not_believed() -> None:
+    run = left()
+    far = datetime.max.replace(tzinfo=UTC)
+    run = run.with_shard(replace(run.shards[0].with_last(ended_at=far), state=S.ENDED))
+    assert not ended(decided(run, without_object(LOST_AT, provider=NO_SECRET)))
+
+
+@pytest.mark.parametrize("why", CancelWhy)
+def test_it_is_told_whyever_the_run_was_cancelled_before_its_object_went(why) -> None:
+    decision = decided(left(why), without_object(provider=NO_SECRET))
+    assert decision.problem is not None
+    assert decision.problem.reason == "CredentialsGone"
+
+
+def test_a_create_call_that_was_refused_long_ago_says_nothing_of_the_credentials_now() -> None:
+    notes = Notes().with_failure(resubmitting(1), REVOKED, NOW, TIMING, 0.5)
+    assert decided(left(), without_object(), notes).reasons == frozenset()
+
+
+def test_what_it_left_is_told_and_not_touched() -> None:
+    decision = decided(left(), without_object(LOST_AT, provider=NO_SECRET))
+    assert decision.run.phase is RunPhase.ENDED
+    assert of_kind(decision, StartTask) == []
+    assert "Remove by hand" in of_kind(decision, Announce)[-1].message
 
 
 KEPT = [

@@ -18,6 +18,7 @@ from batchinference.core.policy import (
     staging_verdict,
     tolerates,
     was_cancelled_by_us,
+    was_dropped,
 )
 from batchinference.model.batch import BatchFailure, BatchState
 from batchinference.model.job import SuccessPolicy
@@ -33,7 +34,7 @@ from batchinference.model.run import (
 )
 from batchinference.model.staging import BadRecord, Staged
 from batchinference.model.status import Reason
-from builders import job, run_of
+from builders import job, limits, run_of
 from unit.core.given import NOW, in_state, run_with, spec_of
 
 S = ShardState
@@ -234,6 +235,13 @@ def test_what_lacks_an_answer() -> None:
     assert has_unanswered(run_with(in_state(S.DROPPED)), 3)
     assert has_unanswered(run_with(leftover()), 3)
     assert not has_unanswered(run_with(leftover(), leftover()), 1)
+
+
+def test_records_that_are_too_few_for_a_batch_lack_no_answer_for_a_cancel() -> None:
+    run = run_with(in_state(S.DROPPED, rows=50), in_state(S.DROPPED, 1, rows=100))
+    run = replace(run, limits=limits(min_records_per_batch=100))
+    assert [was_dropped(run, shard) for shard in run.shards] == [False, True]
+    assert not has_unanswered(replace(run, shards=run.shards[:1]), 3)
 
 
 @pytest.mark.parametrize("phase", RunPhase)

@@ -340,6 +340,9 @@ def test_a_claim_of_another_journal_says_that_there_was_one() -> None:
         changed, _ = fold_all(replace(run, earlier=before), told_so)
         assert changed.earlier == LOST
         assert changed.phase is RunPhase.STAGING
+    answered = Admitted(SNAPSHOT, claimed_before=True, had_answers=True)
+    changed, _ = fold_all(run, TaskDone(TaskKind.ADMIT, None, None, answered))
+    assert changed.earlier == replace(LOST, accepted=True), "a listing without it proves nothing"
     unclaimed = TaskDone(TaskKind.ADMIT, None, None, Admitted(SNAPSHOT))
     assert fold_all(run, unclaimed)[0].earlier == FRESH
 

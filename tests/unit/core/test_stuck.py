@@ -31,7 +31,7 @@ DAY_S = 86400.0
 
 def submitted(settings: dict[str, object], **members: object) -> Run:
     run = run_with(in_state(S.SUBMITTED), in_state(S.QUEUED, 1), **members)
-    shard = run.shards[0].with_last(accepted_at=NOW)
+    shard = run.shards[0].with_last(claimed_at=NOW, accepted_at=NOW)
     return replace(run.with_shard(shard), provider=replace(run.provider, settings=settings))
 
 
@@ -42,6 +42,7 @@ def submitted(settings: dict[str, object], **members: object) -> Run:
         ({"openAI": {"completionWindow": "7d"}}, 168),
         ({"openAI": {"completionWindow": "90m"}}, 1.5),
         ({"openAI": {}}, 24),
+        ({"openAI": {"completionWindow": "9999999999999d"}}, 365 * 24),
         ({"bedrock": {"timeoutHours": 72}}, 72),
         ({"bedrock": {}}, 24),
     ],
@@ -75,6 +76,15 @@ def test_what_is_given_up_is_cancelled_and_then_written_off() -> None:
     later = now + timedelta(seconds=TIMING.cancel_release_s)
     over = decided(wanted.run, observed(now=later), wanted.notes)
     assert over.run.shards[0].submissions[0].state is SubmissionState.ENDED
+
+
+@pytest.mark.parametrize("year", [1, 9999])
+def test_when_the_provider_says_that_it_was_made_is_not_believed(year: int) -> None:
+    run = submitted({"openAI": {}})
+    run = run.with_shard(run.shards[0].with_last(accepted_at=NOW.replace(year=year)))
+    assert decided(run, observed(now=after(2 * DAY_S - 1))).problem is None
+    late = decided(run, observed(now=after(2 * DAY_S)))
+    assert late.reasons == {"ProviderStuck"}
 
 
 def test_a_cancel_that_does_not_end_is_told_too() -> None:

@@ -424,6 +424,7 @@ LAST_CHANCE = 3600 - TIMING.submit_timeout_s
 REPEATS = [
     (10, LOOKED, {}, {}, True, "the token makes a second batch impossible"),
     (10, Notes(), {}, {}, False, "look up first"),
+    (-2400, LOOKED, {}, {}, False, "the claim is of another clock: how old it is nobody knows"),
     (LAST_CHANCE - 1, LOOKED, {}, {}, True, "the call is over before the window is"),
     (LAST_CHANCE, LOOKED, {}, {}, False, "the call might outlast the window"),
     (10, LOOKED, {"traits": Traits()}, {}, False, "a provider without a token: never"),

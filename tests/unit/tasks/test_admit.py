@@ -187,6 +187,7 @@ def test_a_claim_that_another_journal_of_this_run_made_tells_of_an_earlier_life(
     before = desk.store.under(OUTPUT)
     result = admitted(desk)
     assert (result.holder, result.earlier, result.claimed_before) == (None, None, True)
+    assert not result.had_answers
     assert desk.store.under(OUTPUT) == before, "the next look finds it, too"
     assert PrefixPlace(desk.store, OUTPUT).holds(OURS)
 
@@ -202,6 +203,7 @@ def test_partial_results_of_this_very_run_are_no_end(desk: Desk) -> None:
     desk.store.objects[f"{OUTPUT}manifest.json"] = json.dumps(manifest).encode()
     result = admitted(desk)
     assert (result.holder, result.claimed_before) == (None, True)
+    assert result.had_answers, "so that it submitted is known, whatever is listed of it"
 
 
 # ---------------------------------------------------------------- replacing
