@@ -10,6 +10,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PYTEST := $(BIN)/python -m pytest
+JOBS ?= 2
 SEEDS ?= 20000
 FIRST_SEED ?= 1
 KILLS ?= 200
@@ -43,7 +44,7 @@ demo: $(READY) ## From nothing to finished jobs on a real control plane
 .PHONY: test
 test: $(READY) ## Every test, on the real control plane
 	$(BIN)/python hack/control_plane.py ensure
-	$(PYTEST)
+	$(PYTEST) --numprocesses $(JOBS) --dist loadfile
 
 .PHONY: check
 check: $(READY) ## Format, lint, types, layers, generated files, and the fast tests with coverage
