@@ -12,7 +12,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -28,7 +27,7 @@ import yaml
 from botocore.config import Config
 
 from control_plane import ControlPlane
-from processes import Program
+from processes import Port, Program
 
 ROOT = Path(__file__).resolve().parent.parent
 CHART = ROOT / "charts" / "batch-inference-operator"
@@ -77,13 +76,6 @@ def wait_for(what: str, look: Callable[[], T | None], timeout_s: float = 120.0) 
         time.sleep(0.05)
 
 
-def free_port() -> int:
-    """A port that is free now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @dataclass(slots=True)
 class Stack:
     """The running whole. Make it with `Stack.start`."""
@@ -95,6 +87,7 @@ class Stack:
     settings: Mapping[str, Any]
     values: Mapping[str, Any] = field(default_factory=dict)
     operators: list[Operator] = field(default_factory=list)
+    ports: list[Port] = field(default_factory=list)
 
     @classmethod
     def start(
@@ -168,6 +161,8 @@ class Stack:
             operator.stop()
         if self.sandbox_process is not None:
             self.sandbox_process.stop()
+        for port in self.ports:
+            port.release()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     # ---------------------------------------------------------------- chart and operator
@@ -195,10 +190,11 @@ class Stack:
             *("get", "configmap", f"{RELEASE}-settings", "--namespace", OPERATOR_NAMESPACE),
             *("--output", "jsonpath={.data.settings\\.yaml}"),
         ).stdout
-        port = free_port()
+        port = Port()
+        self.ports.append(port)
         local = {
             **(yaml.safe_load(chart_settings) or {}),
-            "http": {"address": "127.0.0.1", "port": port},
+            "http": {"address": "127.0.0.1", "port": port.number},
             "workers": {"count": 2, "spool": str(self.folder / f"spool-{name}")},
             "log": {"format": "text"},
         }
@@ -210,7 +206,7 @@ class Stack:
             *("--settings", str(settings), "--kubeconfig", str(kubeconfig)),
             *("--namespace", OPERATOR_NAMESPACE),
         ]
-        operator = Operator(name, command, self.folder, port)
+        operator = Operator(name, command, self.folder, port.number)
         operator.start()
         self.operators.append(operator)
         self.wait_until_healthy(operator)

@@ -66,6 +66,22 @@ def _listed(counts: Counter[str]) -> str:
     return ", ".join(f"{n} {kind}" for kind, n in sorted(counts.items()))
 
 
+_DEFECTS = (
+    "can't be reconciled",
+    "can't be folded in",
+    "can't be worked on",
+    "ended in an unforeseen error",
+)
+"""What the operator logs of its own defects, and outlives."""
+
+
+def defects(log: str) -> list[str]:
+    """Lines of the operator's log that tell of a defect; the first of each kind."""
+    lines = log.splitlines()
+    firsts = (next((line for line in lines if said in line), None) for said in _DEFECTS)
+    return [f"the operator met a defect: {line}" for line in firsts if line is not None]
+
+
 def balance(team: Team, given: list[Given], tally: Tally) -> None:
     """Fill in the counts and the problems. Every job has ended."""
     made = _batches(team)

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 
 from crash.blows import Blows
-from crash.books import Tally, balance, left_behind
+from crash.books import Tally, balance, defects, left_behind
 from crash.jobs import PATIENCE_S, Jobs
 from stack import Stack, wait_for
 
@@ -57,5 +57,6 @@ class Campaign:
             wait_for("everything cleaned up", lambda: not left_behind(jobs.team), PATIENCE_S)
         except AssertionError:
             tally.problems.append(f"left behind: {left_behind(jobs.team)[:10]}")
+        tally.problems += defects(blows.operator.log.read_text(errors="replace"))
         tally.seconds = time.monotonic() - began
         return tally

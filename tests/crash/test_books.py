@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pytest
 
-from crash.books import Tally, balance
+from crash.books import Tally, balance, defects
 from crash.jobs import Given
 from team import Team
 
@@ -144,3 +144,9 @@ def test_harm_is_found(harm: Callable[[World], None], said: str) -> None:
     tally = balanced(world)
     assert any(said in problem for problem in tally.problems), tally.problems
     assert any(line.startswith("WRONG: ") for line in tally.lines())
+
+
+def test_defects_that_the_operator_outlived_are_found_in_its_log() -> None:
+    log = "INFO all is well\nERROR Run ab can't be reconciled\nERROR Run cd can't be reconciled\n"
+    assert defects(log) == ["the operator met a defect: ERROR Run ab can't be reconciled"]
+    assert defects("WARNING Account openai can't be asked: 503\n") == []
