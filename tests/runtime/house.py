@@ -6,32 +6,29 @@ The runtime and the tasks are the real ones; everything outside of the operator 
 from __future__ import annotations
 
 import asyncio
-import logging
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from batchinference.core.begin import key_of
 from batchinference.model.job import parse_job
 from batchinference.model.run import Run, RunPhase, Shard
 from batchinference.model.work import Task, TaskFault, TaskKind, TaskReport, TaskResult
-from batchinference.ports import Metrics, ObjectRef
+from batchinference.ports import ObjectRef
 from batchinference.runtime.operator import Operator
 from batchinference.runtime.settings import RuntimeSettings
 from builders import JobBuilder, openai_provider
-from fakes.clock import SeededRandomness, VirtualClock, run_virtual
-from fakes.journals import FakeJournals
-from fakes.kube import JOB, FakeKube
-from fakes.provider import FakeFactory, Faults, endpoint
-from fakes.recorder import FakeRecorder
+from fakes.clock import VirtualClock, run_virtual
+from fakes.kube import JOB
+from fakes.outside import Complaints, Outside
+from fakes.provider import endpoint
 from fakes.runner import FakeRunner
 from fakes.server import Habits, ProviderServer
 from fakes.world import Process, World, track_tasks
 from invariants import billing_problems, provider_problems
-from sim.workers import Workers
 
 SETTINGS = RuntimeSettings(
     submit_timeout_s=20.0,
@@ -42,7 +39,6 @@ SETTINGS = RuntimeSettings(
     poll_s=10.0,
     sweep_s=60.0,
 )
-OURS = "installation-1"
 PATIENCE_S = 3600.0
 """Virtual seconds after which a test no longer waits for what it waits for."""
 
@@ -82,59 +78,28 @@ class Life:
     leads: bool = True
 
 
-class Complaints(logging.Handler):
-    """What the runtime logs as an error: bugs, since it meets every failure with a plan."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.ERROR)
-        self.said: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.said.append(logging.Formatter().format(record))
-
-    def __enter__(self) -> Self:
-        logging.getLogger("batchinference").addHandler(self)
-        return self
-
-    def __exit__(self, *_exc: object) -> None:
-        logging.getLogger("batchinference").removeHandler(self)
-
-
-class House:
+class House(Outside):
     """Everything a test of the runtime plays on."""
 
     def __init__(
         self, spool: Path, *, habits: Habits, settings: RuntimeSettings, latency_s: float = 0.0
     ) -> None:
-        self.clock = VirtualClock()
+        clock = VirtualClock()
         self.trace: list[str] = []
-        self.world = World(clock=self.clock, trace=self._trace, latency_s=latency_s)
-        self.kube = FakeKube(self.world)
-        self.journals = FakeJournals(self.world)
-        self.recorder = FakeRecorder(self.world)
+        world = World(clock=clock, trace=self._trace, latency_s=latency_s)
+        super().__init__(world, clock, spool, lambda _run: self.server)
         self.settings = settings
-        provider = openai_provider()
+        self.faults = self.factory.faults
         self.server = ProviderServer("openai", habits, settle_s=settings.settle_s)
-        self.faults = Faults()
-        self.factory = FakeFactory(
-            {endpoint(provider["spec"]): self.server}, self.world, faults=self.faults
-        )
-        self.workers = Workers(self.world, lambda _run: self.server, spool, 0.0)
-        self.factory.claim_holds = self.workers.holds_claim
-        self.factory.claim_taken = self.workers.taken_by
-        self.kube.secrets["ml", "openai"] = {"api-key": "secret"}
-        self.kube.secrets["ml", "aws"] = {
-            "AWS_ACCESS_KEY_ID": "id",
-            "AWS_SECRET_ACCESS_KEY": "secret",
-        }
+        provider = openai_provider()
+        self.servers[endpoint(provider["spec"])] = self.server
         self.kube.create(provider)
         self.lives: list[Life] = []
-        self.ours = OURS
 
     def add_server(self, provider: Mapping[str, Any], account: str) -> ProviderServer:
         """A server of its own behind a provider object."""
         server = ProviderServer(account, self.server.habits, settle_s=self.settings.settle_s)
-        self.factory.servers[endpoint(provider["spec"])] = server
+        self.servers[endpoint(provider["spec"])] = server
         return server
 
     def _trace(self, line: str) -> None:
@@ -173,32 +138,14 @@ class House:
             return made[0].leads
 
         def make() -> None:
-            operator = self._operator(runner, metrics, installation, leads)
+            operator = self.operator_of(
+                runner, metrics, self.settings, installation=installation, leads=leads
+            )
             made.append(Life(process, operator, runner, metrics, refused))
 
         process.run(make)
         self.lives.append(made[0])
         return made[0]
-
-    def _operator(
-        self, runner: FakeRunner, metrics: Metrics, installation: str, leads: Callable[[], bool]
-    ) -> Operator:
-        journals = self.journals if installation == self.ours else FakeJournals(self.world)
-        return Operator(
-            kube=self.kube,
-            journals=journals,
-            recorder=self.recorder,
-            runner=runner,
-            factory=self.factory,
-            clock=self.clock,
-            randomness=SeededRandomness(1),
-            settings=self.settings,
-            metrics=metrics,
-            installation=installation,
-            namespace="batch-inference-system",
-            worker_connections={},
-            leads=leads,
-        )
 
     async def die(self, life: Life) -> None:
         """End an operator as `kill -9` would."""

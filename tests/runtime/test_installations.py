@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter
 
 from builders import job
-from runtime.house import OURS, House, Life, play, ref
+from fakes.outside import OURS
+from runtime.house import House, Life, play, ref
 from runtime.test_trials import ready
 
 THEIRS = "installation-2"

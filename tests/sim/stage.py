@@ -8,11 +8,10 @@ from __future__ import annotations
 import asyncio
 import copy
 import json
-import logging
 import random
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -23,16 +22,15 @@ from batchinference.core.decisions import GIVE_UP, RESUBMIT, named
 from batchinference.errors import Fault
 from batchinference.model.metadata import PAUSED
 from batchinference.model.run import Run, RunPhase
-from batchinference.ports import Metrics, ObjectRef
+from batchinference.ports import ObjectRef
 from batchinference.runtime import listing
 from batchinference.runtime.operator import Operator
 from batchinference.runtime.settings import RuntimeSettings
 from builders import bedrock_provider, job, openai_provider
-from fakes.clock import Hang, SeededRandomness, VirtualClock, VirtualLoop, run_virtual
-from fakes.journals import FakeJournals
-from fakes.kube import JOB, FakeKube
-from fakes.provider import CREATE_FAULTS, FakeFactory, Faults, Flavour, endpoint
-from fakes.recorder import FakeRecorder
+from fakes.clock import Hang, VirtualClock, VirtualLoop, run_virtual
+from fakes.kube import JOB
+from fakes.outside import Complaints, Outside
+from fakes.provider import CREATE_FAULTS, Faults, Flavour, endpoint
 from fakes.runner import FakeRunner
 from fakes.server import ProviderServer
 from fakes.world import STUCK_S, Process, World, current_process, track_tasks
@@ -46,7 +44,6 @@ from invariants import (
 from sim.scenario import SETTLE_S, Action, JobPlan, ProviderPlan, Scenario
 from sim.waits import StepMetrics, waiting_problems
 from sim.watcher import Watcher, run_key_of
-from sim.workers import Workers
 
 SETTINGS = RuntimeSettings(
     submit_timeout_s=20.0,
@@ -71,11 +68,6 @@ _SILENCE_S = 2 * 3600.0
 
 _IDLE_ROUNDS = 30
 """Looks of five seconds each: late listings and late creates have come by then."""
-
-_SECRETS: Mapping[str, dict[str, str]] = {
-    "openai": {"api-key": "secret"},
-    "aws": {"AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "secret"},
-}
 
 
 @dataclass
@@ -133,7 +125,7 @@ def play(scenario: Scenario, *, mutant: Callable[[ExitStack], None] | None = Non
             listing.MOST_PAGES = scenario.list_pages
         if mutant is not None:
             mutant(patches)
-        patches.enter_context(_Complaints(report))
+        report.complaints = patches.enter_context(Complaints(alone=True)).said
         try:
             run_virtual(
                 _begin(scenario, report),
@@ -143,26 +135,6 @@ def play(scenario: Scenario, *, mutant: Callable[[ExitStack], None] | None = Non
         except (Hang, AssertionError) as wrong:
             report.problems.append(str(wrong))
     return report
-
-
-class _Complaints(logging.Handler):
-    """Errors that the runtime logs are bugs: it meets every failure of the world with a plan."""
-
-    def __init__(self, report: Report) -> None:
-        super().__init__(logging.ERROR)
-        self._report = report
-
-    def emit(self, record: logging.LogRecord) -> None:
-        told = self.formatter or logging.Formatter()
-        self._report.complaints.append(f"logged {record.levelname}: {told.format(record)}")
-
-    def __enter__(self) -> None:
-        logging.getLogger("batchinference").addHandler(self)
-        logging.getLogger("batchinference").propagate = False
-
-    def __exit__(self, *_exc: object) -> None:
-        logging.getLogger("batchinference").removeHandler(self)
-        logging.getLogger("batchinference").propagate = True
 
 
 async def _begin(scenario: Scenario, report: Report) -> None:
@@ -179,33 +151,34 @@ class Life:
     runner: FakeRunner
 
 
-class Stage:
+class Stage(Outside):
     """The fakes of one play and what happens on them."""
 
     def __init__(self, scenario: Scenario, report: Report, spool: Path) -> None:
         self.scenario = scenario
         self.report = report
-        self.clock = VirtualClock()
-        self.world = World(
+        clock = VirtualClock()
+        world = World(
             seed=scenario.seed,
             latency_s=scenario.latency_s,
             crash=self._crashes,
             trace=self._trace,
-            clock=self.clock,
+            clock=clock,
         )
-        self.world.stuck_rate = scenario.stuck_rate
-        self.kube = FakeKube(self.world, failure_rate=scenario.api_failure_rate)
+        world.stuck_rate = scenario.stuck_rate
+        super().__init__(
+            world,
+            clock,
+            spool,
+            self._server_of,
+            faults=scenario.faults,
+            api_failure_rate=scenario.api_failure_rate,
+            worker_death_rate=scenario.worker_death_rate,
+        )
         self.kube.duplicate_rate = scenario.duplicate_rate
-        self.journals = FakeJournals(self.world, failure_rate=scenario.api_failure_rate)
-        self.recorder = FakeRecorder(self.world)
         self.faults = scenario.faults
-        self.servers: dict[str, ProviderServer] = {}
         for plan in scenario.providers:
             self._add_provider(plan)
-        self.workers = Workers(self.world, self._server_of, spool, scenario.worker_death_rate)
-        self.factory = FakeFactory(self.servers, self.world, faults=self.faults)
-        self.factory.claim_holds = self.workers.holds_claim
-        self.factory.claim_taken = self.workers.taken_by
         self.watcher = Watcher(
             self.world,
             self.kube,
@@ -215,7 +188,6 @@ class Stage:
             scenario.parked_s,
         )
         self.workers.is_over = self._is_over
-        self._give_secrets()
         self._lives: list[Life] = []
         self._more = asyncio.Event()
         self._gaps = list(scenario.crash_gaps)
@@ -249,10 +221,6 @@ class Stage:
             for kind in {"openAI", "bedrock"} & body["spec"].keys():
                 body["spec"][kind] = first["spec"][kind]
             self.kube.create(body)
-
-    def _give_secrets(self) -> None:
-        for name, data in _SECRETS.items():
-            self.kube.secrets["ml", name] = dict(data)
 
     def _server_of(self, run: Run) -> ProviderServer:
         plan = next(p for p in self.scenario.jobs if run.owner.name.startswith(p.name))
@@ -311,7 +279,10 @@ class Stage:
             if process.alive:
                 self.watcher.note(waiting_problems(made[0]))
 
-        process.run(lambda: made.append(self._operator(runner, StepMetrics(after_step))))
+        metrics = StepMetrics(after_step)
+        settings = replace(SETTINGS, parked_s=self.scenario.parked_s)
+        seed = self.scenario.seed
+        process.run(lambda: made.append(self.operator_of(runner, metrics, settings, seed=seed)))
         operator = made[0]
         self._lives.append(Life(process, operator, runner))
         self.world.trace(f"{process.name} starts")
@@ -326,22 +297,6 @@ class Stage:
                 self.kube.watch(process, operator.observe)
 
         process.spawn(begin())
-
-    def _operator(self, runner: FakeRunner, metrics: Metrics) -> Operator:
-        return Operator(
-            kube=self.kube,
-            journals=self.journals,
-            recorder=self.recorder,
-            runner=runner,
-            factory=self.factory,
-            clock=self.clock,
-            randomness=SeededRandomness(self.scenario.seed),
-            settings=replace(SETTINGS, parked_s=self.scenario.parked_s),
-            metrics=metrics,
-            installation="installation-1",
-            namespace="batch-inference-system",
-            worker_connections={},
-        )
 
     async def _keep_alive(self) -> None:
         """Start the operator again after every death."""
@@ -409,7 +364,7 @@ class Stage:
             case "secret gone":
                 self.kube.secrets.clear()
             case "secret back":
-                self._give_secrets()
+                self.give_secrets()
             case "provider changes" | "provider is as before":
                 self._change_providers(changed=action.do == "provider changes")
             case "journals deleted":
@@ -546,7 +501,7 @@ class Stage:
         self.kube.failure_rate = self.journals.failure_rate = self.workers.death_rate = 0.0
         for server in self.servers.values():
             server.outage = server.locked_out = server.lists_partly = False
-        self._give_secrets()
+        self.give_secrets()
         self._pause_providers(paused=False)
         for body in self.kube.jobs():
             if PAUSED in body["metadata"].get("annotations", {}):
