@@ -21,12 +21,11 @@ from batchinference.core.counts import (
     shard_counts,
     usage,
 )
-from batchinference.core.effects import ASKING
 from batchinference.core.notes import Notes
-from batchinference.core.policy import quota_refusal
 from batchinference.core.problem import Problem
 from batchinference.core.receipt import absolute
 from batchinference.core.timing import Timing
+from batchinference.core.waiting import waiting_for
 from batchinference.errors import InvalidObject
 from batchinference.model.codec import decode
 from batchinference.model.job import BatchInferenceJob
@@ -292,7 +291,7 @@ def _facts(scene: Scene, state: State) -> Mapping[str, tuple[str, str, str]]:
         facts[ConditionType.RECONCILING] = ("True", reason, message)
         facts[ConditionType.STALLED] = ("False", reason, "Not stalled")
     elif state is State.QUEUED:
-        waiting = _waiting(scene)
+        waiting = waiting_for(scene.run, scene.notes, scene.delay)
         facts[ConditionType.STALLED] = (
             "False",
             waiting[0] if waiting else submitted[1],
@@ -322,7 +321,7 @@ def _submitted(scene: Scene, state: State) -> tuple[str, str, str]:
         return "Unknown", Reason.OUTCOME_UNKNOWN, f"{said}. {_progress(scene)}"
     reason = Reason.NOT_SUBMITTED
     if state is State.QUEUED:
-        waiting = _waiting(scene)
+        waiting = waiting_for(scene.run, scene.notes, scene.delay)
         reason = waiting[0] if waiting else Reason.QUEUED
     return "False", reason, _progress(scene)
 
@@ -366,7 +365,7 @@ def _pending(scene: Scene) -> tuple[str, str]:
     if scene.problem is not None:
         return scene.problem.reason, scene.problem.message
     looking = Reason.PENDING, "References, credentials and input are being looked at"
-    return _waiting(scene) or looking
+    return waiting_for(scene.run, scene.notes, scene.delay) or looking
 
 
 def _progress(scene: Scene) -> str:
@@ -383,48 +382,9 @@ def _progress(scene: Scene) -> str:
         parts = [f"{counts.total} shards: {where}"]
     if scene.problem is not None and not scene.problem.is_untold and not is_stalled(scene):
         parts.append(scene.problem.message)
-    elif waiting := _waiting(scene):
+    elif waiting := waiting_for(scene.run, scene.notes, scene.delay):
         parts.append(waiting[1])
     return ". ".join(parts)
-
-
-def _waiting(scene: Scene) -> tuple[str, str] | None:
-    """A reason to wait: what all of the account wait for, or the newest passing failure, or the
-    quota that fails every batch. Not that nothing was heard of the batches for a moment: it is the
-    same for thousands of runs, and told as a problem once it lasts.
-    """
-    if scene.delay is not None:
-        return scene.delay
-    notes, run = scene.notes, scene.run
-    own = (failure for effect, failure in notes.failures.items() if effect != ASKING)
-    failures = sorted(own, key=lambda f: f.retry_at, reverse=True)
-    if failures:
-        return failures[0].fault.reason, failures[0].fault.message
-    refused = quota_refusal(run) if run is not None else None
-    if refused:
-        return Reason.QUOTA_WAIT, refused
-    return (Reason.QUEUED, _turn(run)) if run is not None and _asks_for_places(run) else None
-
-
-def _asks_for_places(run: Run) -> bool:
-    queued = any(shard.state is ShardState.QUEUED for shard in run.shards)
-    return queued and run.phase is RunPhase.RUNNING and run.cancel is None
-
-
-def _turn(run: Run) -> str:
-    """Who waits for a place, and what bounds them. Says nothing of how many others there are: each
-    that comes or goes would be a write for every job that waits.
-    """
-    limits = {
-        "maxActiveBatches": run.limits.max_active_batches,
-        "maxEnqueuedTokens": run.limits.max_enqueued_tokens,
-    }
-    named = " and ".join(f"{name} {value}" for name, value in limits.items() if value is not None)
-    within = f" within {named}" if named else ""
-    return (
-        f"What is queued waits for a place at the provider{within}, and within the quota that "
-        "refusals of the account have shown: namespaces take turns, then priority and age count"
-    )
 
 
 def _accepted(run: Run) -> bool:
