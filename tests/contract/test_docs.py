@@ -194,6 +194,15 @@ def setting_names(cls: type, prefix: str = "") -> Iterator[str]:
             yield name
 
 
+@pytest.mark.parametrize("layer", ["core", "runtime"])
+def test_the_map_of_the_code_names_every_module(layer: str) -> None:
+    page = text_of("docs/architecture.md")
+    part = page[page.index(f"**`{layer}/`.**") :].split("\n\n**`")[0]
+    modules = {path.stem for path in (PACKAGE / layer).glob("*.py")} - {"__init__"}
+    named = set(re.findall(r"`(\w+)`", part))
+    assert modules - named == set()
+
+
 def test_the_settings_are_those_that_the_operator_reads() -> None:
     runtime = {f"runtime.{runtime_name(f.name)}" for f in dataclasses.fields(RuntimeSettings)}
     assert rows("docs/reference/settings.md") == {*setting_names(Settings), *runtime}
