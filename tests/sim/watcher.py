@@ -266,6 +266,8 @@ class Watcher:
                 continue
             if batch.id not in self.journaled and (batch.doubled or server.hides(batch)):
                 continue  # nobody knew of it
+            if self.were_lost and not server.habits.echoes:
+                continue  # nobody can tell whose it is: never-paid-twice.md says so
             if batch.id in told:
                 continue  # it matches nothing that a run without its journal has: for people
             lasted = (batch.end_at - max(asked, batch.committed_at)).total_seconds()
