@@ -258,7 +258,6 @@ class Watcher:
 
     def _uncancelled(self, server: ProviderServer, grace_s: float) -> list[str]:
         found = []
-        told = [i for r in self._journals.runs() if r.earlier for i in r.earlier.strange]
         for batch in server.batches.values():
             named = batch.submission
             asked = self._cancelled.get(named.tag) if named else None
@@ -268,8 +267,6 @@ class Watcher:
                 continue  # nobody knew of it
             if self.were_lost and not server.habits.echoes:
                 continue  # nobody can tell whose it is: never-paid-twice.md says so
-            if batch.id in told:
-                continue  # it matches nothing that a run without its journal has: for people
             lasted = (batch.end_at - max(asked, batch.committed_at)).total_seconds()
             if lasted > grace_s:
                 found.append(f"{batch.id} of a deleted job was never cancelled")

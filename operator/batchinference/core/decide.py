@@ -27,7 +27,7 @@ from batchinference.core.effects import (
     StopTasks,
 )
 from batchinference.core.holding import ask_for_run, may_take_over
-from batchinference.core.late import cancel_live, follow_late, look_once_more
+from batchinference.core.late import cancel_live, cancels_strange, follow_late, look_once_more
 from batchinference.core.notes import Notes
 from batchinference.core.policy import deadline_exceeded, may_go_again, reject, staging_verdict
 from batchinference.core.rebuild import look_back
@@ -100,6 +100,8 @@ def give_up_unpaid(draft: Draft) -> bool:
         draft.wake(until)
         if draft.observed.now < until:
             return False
+    if cancels_strange(draft):
+        return False
     stepped = step_run(run, RunInput.REJECT)
     if stepped is None:
         return False
@@ -343,7 +345,7 @@ def settle(draft: Draft) -> bool:
         return False
     if run.earlier is not None and run.cancel is None:
         return True  # there are answers that are not known here
-    if look_once_more(draft):
+    if look_once_more(draft) or cancels_strange(draft):
         return True
     attempts = draft.spec.retry_policy.max_attempts
     again = tuple(s.index for s in run.shards if may_go_again(s, attempts))

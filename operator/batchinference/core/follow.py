@@ -7,6 +7,7 @@ The rules of protocol 4.4 and 5 for reading an answer are here; what is asked ne
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -186,11 +187,16 @@ def cancel_answered(
     nothing is known, and it is asked again (protocol 6.4).
     """
     effect_id = cancelling(outcome.batch_id)
+    denied = outcome.outcome is CancelOutcome.NOT_FOUND
+    if run.earlier is not None and outcome.batch_id in run.earlier.uncancelled and not denied:
+        taken = (*run.earlier.cancelled, outcome.batch_id)
+        earlier = replace(run.earlier, cancelled=taken)
+        return replace(run, earlier=earlier), notes.without_failure(effect_id)
     shard = run.shards[outcome.shard] if outcome.shard < len(run.shards) else None
     asked = shard.batch(outcome.batch_id) if shard is not None else None
     if shard is None or asked is None or asked.cancel_accepted_at is not None:
         return run, notes.without_failure(effect_id)
-    if outcome.outcome is CancelOutcome.NOT_FOUND:
+    if denied:
         fault = _denied(outcome.batch_id)
         noted = notes.with_failure(effect_id, fault, setting.now, setting.timing, setting.jitter)
         return run, noted

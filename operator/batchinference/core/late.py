@@ -210,3 +210,19 @@ def cancel_live(draft: Draft) -> None:
         for live in shard.live:
             if live.cancel_accepted_at is None:
                 draft.want(CancelBatch(shard.index, live.batch_id))
+    for batch_id in run.earlier.uncancelled if run.earlier is not None else ():
+        draft.want(CancelBatch(0, batch_id))
+
+
+def cancels_strange(draft: Draft) -> bool:
+    """Whether the end of a cancelled run waits for the cancels of batches that match nothing that
+    it has: not for ever, since nothing of them is collected.
+    """
+    run = draft.run
+    if run.cancel is None or run.earlier is None or not is_cancelling(run):
+        return False
+    until = run.cancel.at + timedelta(seconds=draft.timing.cancel_release_s)
+    if not run.earlier.uncancelled or draft.observed.now >= until:
+        return False
+    draft.wake(until)
+    return True

@@ -17,6 +17,7 @@ class Earlier:
         shown: batches that the object's status shows.
         strange: batches that carry the run's tag and do not match what was staged, once the
             provider has answered.
+        cancelled: those of them whose cancel the provider took.
     """
 
     asking: bool = True
@@ -25,3 +26,9 @@ class Earlier:
     accepted: bool = False
     shown: tuple[str, ...] = ()
     strange: tuple[str, ...] = ()
+    cancelled: tuple[str, ...] = ()
+
+    @property
+    def uncancelled(self) -> tuple[str, ...]:
+        """Strange batches that may be live still."""
+        return tuple(batch_id for batch_id in self.strange if batch_id not in self.cancelled)

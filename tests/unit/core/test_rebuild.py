@@ -15,12 +15,18 @@ from batchinference.core.durability import must_stand
 from batchinference.core.effects import Announce, CancelBatch, Search, SetFinalizer, StartTask
 from batchinference.core.keys import next_ordinal
 from batchinference.core.notes import Notes
-from batchinference.core.outcomes import Searched, TaskDone
+from batchinference.core.outcomes import CancelAnswered, Searched, TaskDone
 from batchinference.core.policy import reject
 from batchinference.core.rebuild import LOOK
 from batchinference.core.receipt import receipt
 from batchinference.core.view import Scene, conditions_in, status_of
-from batchinference.model.batch import BatchFailure, BatchState, BatchView, SubmissionID
+from batchinference.model.batch import (
+    BatchFailure,
+    BatchState,
+    BatchView,
+    CancelOutcome,
+    SubmissionID,
+)
 from batchinference.model.codec import encode
 from batchinference.model.earlier import Earlier
 from batchinference.model.provider import parse_provider
@@ -44,6 +50,7 @@ from unit.core.given import (
     fold_all,
     in_state,
     observed,
+    of_kind,
     run_with,
     seen,
 )
@@ -447,3 +454,33 @@ def test_a_person_can_leave_batches_aside_that_do_not_match() -> None:
     both = decide_once(run, Notes(), annotations={RESUBMIT: "b-1,b-2"}).run
     assert both.earlier is None
     assert {s.state for s in decide_once(both, Notes()).run.shards} == {S.QUEUED}
+
+
+CANCELLED = Cancel(CancelWhy.DELETED, NOW)
+
+
+@pytest.mark.parametrize(
+    "shard", [in_state(S.STAGED), in_state(S.COLLECTED)], ids=["nothing matched", "another did"]
+)
+def test_a_deleted_run_cancels_what_carries_its_tag_and_matches_nothing(shard) -> None:
+    earlier = replace(LOST, asking=False, strange=("b-1", "b-2"))
+    run = run_with(shard, earlier=earlier, cancel=CANCELLED)
+    decision = decide_once(run, Notes())
+    assert [e.batch_id for e in of_kind(decision, CancelBatch)] == ["b-1", "b-2"]
+    assert decision.run.phase is RunPhase.RUNNING, "the cancels are waited for"
+    taken = CancelAnswered(0, "b-1", CancelOutcome.ACCEPTED)
+    denied = CancelAnswered(0, "b-2", CancelOutcome.NOT_FOUND)
+    run, notes = fold_all(decision.run, taken, denied)
+    assert run.earlier is not None
+    assert run.earlier.uncancelled == ("b-2",)
+    again = decide_once(run, notes, now=after(TIMING.retry_most_s))
+    assert again.run.phase is not RunPhase.RUNNING, "and not for ever"
+
+
+def test_an_orphaned_run_cancels_nothing_that_matches_nothing() -> None:
+    earlier = replace(LOST, asking=False, strange=("b-1",))
+    orphaned = Cancel(CancelWhy.ORPHANED, NOW)
+    run = run_with(in_state(S.COLLECTED), earlier=earlier, cancel=orphaned)
+    decision = decide_once(run, Notes())
+    assert of_kind(decision, CancelBatch) == []
+    assert decision.run.phase is not RunPhase.RUNNING
