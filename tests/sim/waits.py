@@ -56,13 +56,16 @@ def _is_polled(operator: Operator, entry: Entry) -> bool:
 
 def _waits_for_a_place(operator: Operator, entry: Entry) -> bool:
     """Whether another shard of the account has the place, and its going will be noticed; or the
-    account looks at the demands anyway, or waits for the provider to answer.
+    account looks at the demands anyway, or waits for the provider to answer; or a limit that a
+    refusal taught rises in a while.
     """
     assert entry.run is not None
     account = operator._accounts._accounts.get(entry.run.provider.account)
     if account is None or not entry.asking:
         return False
     if account.changed.is_set() or operator._circuits.of(account.id).is_open:
+        return True
+    if entry.run.spec.get("model") in account.learned:
         return True
     mine = {(entry.key, index) for index in entry.asking}
     shares = [s for one in operator._entries.values() if (s := share_of(one)) is not None]
