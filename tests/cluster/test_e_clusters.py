@@ -198,7 +198,7 @@ def test_e14_definitions_are_removed_and_installed_again(second: Pair, phase: st
         second.let_finish()
         second.check_paid_once(submissions=None)
         assert all(n == 1 for name in second.names for n in second.cancels(name)[:SHARDS])
-    assert operator.health() == {"status": "ok"}
+    wait_for("all kinds served", lambda: operator.health() == {"status": "ok"})
 
 
 def definitions(pair: Pair) -> set[str]:
