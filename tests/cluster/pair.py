@@ -125,6 +125,7 @@ class Pair:
                     [s["state"] for s in self.team.status(name).get("submissions", [])]
                     == ["InProgress"] * SHARDS
                 ),
+                240,  # a lost answer is looked for, fenced and made anew meanwhile
             )
         self._note()
 
