@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
@@ -58,16 +59,22 @@ def test_a_provider_that_is_away_for_minutes_does_not_stall_what_it_has() -> Non
     play(scene, unreachable_s=1200.0)
 
 
+async def with_full_journal(house: House) -> dict[str, Any]:
+    """A job with two of its four batches at the provider, whose journal can't grow any more."""
+    limit_records(house, 1)
+    await house.operator()
+    body = house.give(job(), records=4)
+    await house.until(lambda: len(house.server.batches) == 2)
+    run = house.run(body)
+    assert run is not None
+    house.journals.max_bytes = len(json.dumps(encode(run)))
+    await house.until(lambda: stalled(house) == "JournalTooLarge")
+    return body
+
+
 def test_a_journal_that_outgrows_its_limit_keeps_what_happened_and_submits_no_more() -> None:
     async def scene(house: House) -> None:
-        limit_records(house, 1)
-        await house.operator()
-        body = house.give(job(), records=4)
-        await house.until(lambda: len(house.server.batches) == 2)
-        run = house.run(body)
-        assert run is not None
-        house.journals.max_bytes = len(json.dumps(encode(run)))
-        await house.until(lambda: stalled(house) == "JournalTooLarge")
+        body = await with_full_journal(house)
         assert "desiredState: Cancelled" in house.condition("Stalled")["message"]
         await house.pass_time(1800)
         run = house.run(body)
@@ -84,14 +91,7 @@ def test_a_journal_that_outgrows_its_limit_keeps_what_happened_and_submits_no_mo
 
 def test_a_journal_that_can_grow_again_goes_on() -> None:
     async def scene(house: House) -> None:
-        limit_records(house, 1)
-        await house.operator()
-        body = house.give(job(), records=4)
-        await house.until(lambda: len(house.server.batches) == 2)
-        run = house.run(body)
-        assert run is not None
-        house.journals.max_bytes = len(json.dumps(encode(run)))
-        await house.until(lambda: stalled(house) == "JournalTooLarge")
+        await with_full_journal(house)
         house.journals.max_bytes *= 10
         await house.until(lambda: house.state() == "Succeeded")
 
@@ -166,19 +166,25 @@ def test_a_run_that_follows_its_provider_leaves_no_claim_behind() -> None:
     play(scene)
 
 
+async def deleted_in_an_outage(house: House) -> dict[str, Any]:
+    """A job that went with its batch at the provider, whose cancel nobody took; and no operator."""
+    life = await house.operator()
+    body = house.give(job())
+    await house.until(lambda: house.state() == "Running")
+    house.server.outage = True
+    house.kube.delete(ref())
+    await house.until(lambda: house.job() is None, 600)
+    await house.die(life)
+    house.server.outage = False
+    return body
+
+
 def test_a_deleted_job_whose_secret_went_with_it_is_told_and_ends_when_its_answers_are_gone() -> (
     None
 ):
     async def scene(house: House) -> None:
-        life = await house.operator()
-        body = house.give(job())
+        body = await deleted_in_an_outage(house)
         key = key_of(parse_job(body))
-        await house.until(lambda: house.state() == "Running")
-        house.server.outage = True
-        house.kube.delete(ref())
-        await house.until(lambda: house.job() is None, 600)
-        await house.die(life)
-        house.server.outage = False
         secret = house.kube.secrets.pop(("ml", "openai"))
         life = await house.operator()
         await house.until(lambda: life.metrics.gauges["runs_without_credentials", ()] == 1, 600)
@@ -191,15 +197,8 @@ def test_a_deleted_job_whose_secret_went_with_it_is_told_and_ends_when_its_answe
 
 def test_the_answers_of_a_job_without_object_and_secret_are_given_up_in_the_end() -> None:
     async def scene(house: House) -> None:
-        life = await house.operator()
-        body = house.give(job())
+        body = await deleted_in_an_outage(house)
         key = key_of(parse_job(body))
-        await house.until(lambda: house.state() == "Running")
-        house.server.outage = True
-        house.kube.delete(ref())
-        await house.until(lambda: house.job() is None, 600)
-        await house.die(life)
-        house.server.outage = False
         house.kube.secrets.pop(("ml", "openai"))
         await house.operator()
         await house.until(lambda: house.phase(key) is RunPhase.ENDED, 30 * 3600)

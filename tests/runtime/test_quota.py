@@ -61,6 +61,18 @@ def test_not_every_job_has_to_be_refused_for_itself() -> None:
     play(scene, habits=Habits(validate_s=10, fates=((Fate.QUOTA, 1.0),)))
 
 
+def test_refusals_teach_nothing_where_that_is_switched_off() -> None:
+    async def scene(house: House) -> None:
+        for number in range(5):
+            house.give(job(f"job-{number}"))
+        life = await house.operator()
+        await house.until(lambda: len(house.server.batches) >= 15)
+        assert life.operator.alive()
+
+    fates = ((Fate.QUOTA, 1.0),)
+    play(scene, habits=Habits(validate_s=10, fates=fates), quota_recover_s=0.0)
+
+
 def test_a_model_without_room_holds_up_no_other() -> None:
     async def scene(house: House) -> None:
         for number in range(5):

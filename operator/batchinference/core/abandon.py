@@ -24,14 +24,12 @@ from batchinference.core.keys import journal_name
 from batchinference.core.stuck import window
 from batchinference.core.timing import Timing
 from batchinference.core.transitions import RunInput, step_run
-from batchinference.model.run import CancelWhy, Ending, Run, RunPhase, Verdict
+from batchinference.model.run import Ending, Run, RunPhase, Verdict
 from batchinference.model.status import Reason
 
 _GONE = {Reason.SECRET_NOT_FOUND, Reason.CREDENTIALS_REJECTED}
 _CALLS = (ASKING, following(""), cancelling(""), TASKS)
 """What is done until the end, so that a call that works ends the failure of the one before."""
-
-_OBJECTLESS = {CancelWhy.DELETED, CancelWhy.ORPHANED}
 
 
 def abandon(draft: Draft) -> bool:
@@ -39,7 +37,7 @@ def abandon(draft: Draft) -> bool:
     run = draft.run
     if draft.observed.job is not None or run.cancel is None:
         return False
-    if run.cancel.why not in _OBJECTLESS and not draft.observed.is_deleted:
+    if not (run.cancel.is_by_deletion or draft.observed.is_deleted):
         return False  # its object may only not have been seen yet
     gone = _credentials_gone(draft)
     if not gone or run.is_over:
@@ -51,7 +49,7 @@ def abandon(draft: Draft) -> bool:
         return False
     batches = sum(len(shard.live) for shard in run.shards)
     text = (
-        f"{gone} The object is gone, and the provider keeps answers no longer than until "
+        f"{gone}. The object is gone, and the provider keeps answers no longer than until "
         f"{until:%Y-%m-%dT%H:%M:%SZ}: those that were not collected are lost ({batches} batches "
         "were not seen to end)"
     )
@@ -65,10 +63,10 @@ def _credentials_gone(draft: Draft) -> str:
     """What says that there are none; "" while nothing does. A call that worked since ends it."""
     problem = draft.observed.provider
     if problem is not None and problem.reason in _GONE:
-        return problem.message
+        return problem.message.rstrip(".")
     for effect_id, failure in draft.notes.failures.items():
         if effect_id.startswith(_CALLS) and failure.fault.reason in _GONE:
-            return failure.fault.message
+            return failure.fault.message.rstrip(".")
     return ""
 
 
@@ -87,7 +85,7 @@ def _kept_until(run: Run, now: datetime, timing: Timing) -> datetime | None:
 def _tell(draft: Draft, gone: str, until: datetime | None) -> None:
     where = f"configmap/{journal_name(draft.run.key)} -n {draft.observed.journal_namespace}"
     text = (
-        f"{gone} The run has no object any more, and what it has at the provider and in storage "
+        f"{gone}. The run has no object any more, and what it has at the provider and in storage "
         "can't be cancelled, collected or written. Bring the credentials back. Its journal is "
         f"{where}"
     )

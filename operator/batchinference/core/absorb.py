@@ -49,7 +49,7 @@ from batchinference.core.setting import Setting
 from batchinference.core.transitions import RunInput, ShardInput, step_run, step_shard
 from batchinference.model.batch import BatchFailure, BatchLimit
 from batchinference.model.earlier import Earlier
-from batchinference.model.run import CancelWhy, Ending, Run, RunPhase, Shard, ShardState
+from batchinference.model.run import Ending, Run, RunPhase, Shard, ShardState
 from batchinference.model.staging import InputSnapshot, Staged
 from batchinference.model.status import Reason
 from batchinference.model.work import (
@@ -305,12 +305,9 @@ def _pooled(run: Run, result: Pooled) -> Run:
     return replace(run, shards=(*run.shards, *added))
 
 
-_BY_DELETION = {CancelWhy.DELETED, CancelWhy.ORPHANED}
-
-
 def _finished(run: Run, result: Finished, setting: Setting) -> Run:
     verdict = final_verdict(run, setting.spec, result.results)
-    deleted = run.cancel is not None and run.cancel.why in _BY_DELETION
+    deleted = run.cancel is not None and run.cancel.is_by_deletion
     park = deleted and verdict.ending is Ending.CANCELLED
     stepped = step_run(run, RunInput.PARK if park else RunInput.MANIFEST)
     if stepped is None:

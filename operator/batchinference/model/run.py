@@ -257,6 +257,11 @@ class Cancel:
     why: CancelWhy
     at: datetime
 
+    @property
+    def is_by_deletion(self) -> bool:
+        """Whether its object was deleted: then the run may be taken up again (protocol 7.4)."""
+        return self.why in {CancelWhy.DELETED, CancelWhy.ORPHANED}
+
 
 class Ending(StrEnum):
     """How a run ended."""

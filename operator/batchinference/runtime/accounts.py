@@ -37,6 +37,10 @@ from batchinference.runtime.settings import RuntimeSettings
 logger = logging.getLogger(__name__)
 
 
+_LEAST_S = 0.001
+"""Of a wait until a limit rises, whose moment is rounded."""
+
+
 @dataclass(slots=True)
 class Account:
     """One account's actor.
@@ -160,12 +164,15 @@ class Accounts:
         """Seconds until a limit that refusals taught rises; None where there is none."""
         now = self._clock.now()
         rises = [known.rises_at(now, self._settings) for known in account.learned.values()]
-        return (min(rises) - now).total_seconds() if rises else None
+        return max((min(rises) - now).total_seconds(), _LEAST_S) if rises else None
 
     def _learned(self, account: Account, book: Book) -> Mapping[str, int]:
-        """How many batches of a model may be there, where that is known."""
+        """How many batches of a model may be there, where that is known. Refusals teach nothing
+        where `quota_recover_s` is 0.
+        """
         now, learned = self._clock.now(), account.learned
-        for model in book.refused:
+        teaching = book.refused if self._settings.quota_recover_s else ()
+        for model in teaching:
             learned[model] = refused(learned.get(model), book.placed.models[model], now)
         book.refused.clear()
         account.learned = remembered(learned, now)

@@ -12,7 +12,7 @@ from datetime import timedelta
 
 from batchinference.clock import Clock
 from batchinference.errors import Fault, Superseded
-from batchinference.model.run import CancelWhy, Ending, Run
+from batchinference.model.run import Ending, Run
 from batchinference.ports import Journals
 from batchinference.runtime.settings import RuntimeSettings
 from batchinference.runtime.store import Store
@@ -76,5 +76,5 @@ def _may_be_taken_up(run: Run) -> bool:
     """Whether its manifest says that the run may go on: without the receipt nothing would say that
     the time for that is over (protocol 7.4).
     """
-    deleted = run.cancel is not None and run.cancel.why in {CancelWhy.DELETED, CancelWhy.ORPHANED}
+    deleted = run.cancel is not None and run.cancel.is_by_deletion
     return deleted and run.verdict is not None and run.verdict.ending is Ending.CANCELLED

@@ -19,7 +19,7 @@ from batchinference.core.policy import is_cut_short
 from batchinference.errors import Permanent, Stalled
 from batchinference.model.codec import encode_time
 from batchinference.model.job import parse_journaled_spec
-from batchinference.model.run import CancelWhy, Run, SubmissionState
+from batchinference.model.run import Run, SubmissionState
 from batchinference.model.status import Reason
 from batchinference.model.work import Finished
 from batchinference.ports import ObjectStore, ObjectWriter, ResultPlace
@@ -344,7 +344,7 @@ def _manifest(
 
 def _may_go_on(run: Run) -> bool:
     """Whether the run is parked once this manifest stands (protocol 7.4)."""
-    deleted = run.cancel is not None and run.cancel.why in {CancelWhy.DELETED, CancelWhy.ORPHANED}
+    deleted = run.cancel is not None and run.cancel.is_by_deletion
     return deleted and is_cut_short(run, parse_journaled_spec(run.spec))
 
 

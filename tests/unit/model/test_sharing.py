@@ -7,7 +7,7 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchinference.model.sharing import shared
+from batchinference.model.sharing import _MOST, _known, shared
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=5),
@@ -32,3 +32,9 @@ def test_two_objects_hold_the_same_strings() -> None:
 def test_what_is_nested_deeply_is_left_alone() -> None:
     nested = json.loads("[" * 900 + "]" * 900)
     assert shared(nested) == nested
+
+
+def test_what_was_seen_once_is_not_kept_for_ever() -> None:
+    for number in range(3 * _MOST):
+        shared(f"message {number}")
+    assert len(_known) <= _MOST
