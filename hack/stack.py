@@ -177,6 +177,13 @@ class Stack:
             *("upgrade", "--install", RELEASE, str(CHART), "--namespace", OPERATOR_NAMESPACE),
             *("--create-namespace", "--values", str(values)),
         )
+        wait_for("the kinds to be served", self._serves_our_kinds)
+
+    def _serves_our_kinds(self) -> bool:
+        """Whether discovery shows them: a definition that was just made is not served at once."""
+        found = self.control_plane.read(_OURS) or {"resources": []}
+        served = {resource["name"] for resource in found["resources"]}
+        return {plural for base, plural in _PLURALS.values() if base == _OURS} <= served
 
     def start_operator(self, name: str = "operator", *, wrapper: Sequence[str] = ()) -> Operator:
         """Start one operator process as the chart's ServiceAccount, with the chart's settings.
