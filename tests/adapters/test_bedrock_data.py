@@ -19,6 +19,7 @@ from batchinference.model.batch import Accepted
 from batchinference.model.run import Place, Run
 from batchinference.ports import UnsupportedRequest
 from batchinference.sandbox import Sandbox
+from builders import anytime
 
 from .conftest import AWS_SECRET, BUCKET
 from .test_bedrock_request import ROLE, SUBMISSION, run_with
@@ -287,7 +288,7 @@ async def test_from_a_staged_shard_to_its_answers(
     lines = [data.encode(row, {"body": body}, "m") for row, body in enumerate(bodies)]
     store.put(f"{STAGING}shards/7.jsonl", b"\n".join([*lines, b""]))
     ref = data.upload(store, f"{STAGING}shards/7.jsonl", run, SUBMISSION)
-    outcome = await provider.submit(provider.create_request(run, SUBMISSION, ref))
+    outcome = await provider.submit(provider.create_request(run, SUBMISSION, ref), anytime)
     assert isinstance(outcome, Accepted), outcome
     sandbox.control.wait_for(lambda state: "Completed" in state["counts"]["bedrock"])
     view = await provider.get(outcome.batch.id)

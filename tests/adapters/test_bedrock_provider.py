@@ -25,6 +25,7 @@ from batchinference.model.batch import (
     RefusalKind,
     Refused,
 )
+from builders import anytime
 
 from .stub import Answer, Asked, Stub
 from .test_bedrock_request import ARN, KEYS, ROLE, SUBMISSION, NoStore, request, run_with
@@ -66,7 +67,7 @@ async def test_an_accepted_job_is_the_one_that_was_sent() -> None:
     wanted = request(run_with())
     with Stub(lambda _asked: Answer({"jobArn": ARN})) as stub:
         async with client(stub) as provider:
-            outcome = await provider.submit(wanted)
+            outcome = await provider.submit(wanted, anytime)
     assert isinstance(outcome, Accepted)
     assert outcome.batch.id == ARN
     assert outcome.batch.state is BatchState.VALIDATING
@@ -101,7 +102,7 @@ REFUSALS = [
 async def test_a_certain_no_is_a_refusal(answer: Answer, kind: RefusalKind, reason: str) -> None:
     with Stub(lambda _asked: answer) as stub:
         async with client(stub) as provider:
-            outcome = await provider.submit(request(run_with()))
+            outcome = await provider.submit(request(run_with()), anytime)
     assert isinstance(outcome, Refused), reason
     assert outcome.kind is kind, reason
     assert len(stub.asked) == 1, "a create call is never repeated"
@@ -123,7 +124,7 @@ async def test_a_certain_no_is_a_refusal(answer: Answer, kind: RefusalKind, reas
 async def test_everything_else_is_an_unknown_outcome(answer: Answer, reason: str) -> None:
     with Stub(lambda _asked: answer) as stub:
         async with client(stub) as provider:
-            outcome = await provider.submit(request(run_with()))
+            outcome = await provider.submit(request(run_with()), anytime)
     assert isinstance(outcome, OutcomeUnknown), reason
     assert len(stub.asked) == 1, "a create call is never repeated"
 
@@ -132,7 +133,7 @@ async def test_a_create_call_without_an_answer_in_time_is_unknown() -> None:
     gate = threading.Event()
     with Stub(lambda _asked: Answer({"jobArn": ARN}, gate=gate)) as stub:
         async with client(stub, submit_timeout_s=0.2) as provider:
-            outcome = await provider.submit(request(run_with()))
+            outcome = await provider.submit(request(run_with()), anytime)
             gate.set()
     assert isinstance(outcome, OutcomeUnknown)
 
@@ -141,7 +142,7 @@ async def test_a_connection_that_never_came_about_is_a_refusal() -> None:
     with Stub(lambda _asked: Answer()) as stub:
         pass
     async with client(stub) as provider:
-        outcome = await provider.submit(request(run_with()))
+        outcome = await provider.submit(request(run_with()), anytime)
     assert isinstance(outcome, Refused)
     assert (outcome.kind, outcome.code) == (RefusalKind.THROTTLED, "connect")
 
@@ -329,7 +330,7 @@ async def test_nothing_of_the_environment_is_used(poisoned: Callable[[], None]) 
         async with client(stub) as provider:
             account = await provider.check()
             assert account.id == "bedrock/111122223333/us-east-1"
-            await provider.submit(request(run_with()))
+            await provider.submit(request(run_with()), anytime)
     assert set(signers(stub)) == {"OWN"}
     for asked in stub.asked:
         assert "/us-east-1/" in asked.headers["authorization"]
@@ -357,7 +358,7 @@ async def test_a_role_that_may_not_be_taken_stalls() -> None:
         async with client(stub, bedrock=role) as provider:
             with pytest.raises(Stalled) as stalled:
                 await provider.check()
-            outcome = await provider.submit(request(run_with()))
+            outcome = await provider.submit(request(run_with()), anytime)
     assert stalled.value.reason == "AccessDenied"
     assert isinstance(outcome, Refused)
     assert outcome.kind is RefusalKind.CREDENTIALS

@@ -21,7 +21,7 @@ from batchinference.adapters.bedrock.request import create_request, violations
 from batchinference.errors import Permanent
 from batchinference.model.batch import Limits, SubmissionID
 from batchinference.model.run import Owner, Place, Run
-from builders import run_of
+from builders import anytime, run_of
 
 from .golden import assert_golden
 from .stub import Answer, Stub
@@ -159,7 +159,7 @@ async def test_the_wire_bytes_of_a_create_call(name: str, bedrock: dict[str, Any
         async with client(stub, **bedrock) as provider:
             run = run_with(**bedrock)
             await provider.submit(
-                provider.create_request(run, SUBMISSION, input_uri(run, SUBMISSION))
+                provider.create_request(run, SUBMISSION, input_uri(run, SUBMISSION)), anytime
             )
     (asked,) = stub.asked
     signer = asked.headers["authorization"].split("/")

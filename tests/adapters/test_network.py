@@ -29,6 +29,7 @@ from batchinference.app.main import main
 from batchinference.errors import Fault, InvalidObject, Retry, Stalled
 from batchinference.model.batch import OutcomeUnknown
 from batchinference.ports import ObjectInfo, SourceChanged
+from builders import anytime
 
 from .conftest import AWS_SECRET
 from .forward_proxy import ForwardProxy
@@ -328,7 +329,7 @@ async def test_a_create_call_to_an_untrusted_endpoint_is_a_refusal(
         settings = aws_settings(f"https://{HOST}", "")
         bedrock = BedrockProvider(settings, SECRETS, S3Store(settings, SECRETS))
         for provider, request in ((openai, {"input_file_id": "f"}), (bedrock, CREATE)):
-            refused: Any = await provider.submit(request)
+            refused: Any = await provider.submit(request, anytime)
             assert refused.code == "certificate"
             await provider.close()
         assert stub.asked == []
@@ -413,7 +414,7 @@ def test_workers_inherit_the_way_out(
 async def openai_create(url: str) -> Any:
     provider = OpenAIBatchProvider(openai_settings(url, ""), {}, submit_timeout_s=0.3)
     try:
-        return await provider.submit({"input_file_id": "f-1"})
+        return await provider.submit({"input_file_id": "f-1"}, anytime)
     finally:
         await provider.close()
 
@@ -423,7 +424,7 @@ async def bedrock_create(url: str) -> Any:
     store = S3Store(settings, SECRETS)
     provider = BedrockProvider(settings, SECRETS, store, submit_timeout_s=0.3)
     try:
-        return await provider.submit(CREATE)
+        return await provider.submit(CREATE, anytime)
     except TimeoutError:
         return OutcomeUnknown("the runtime's own word for it")
     finally:

@@ -19,7 +19,7 @@ from batchinference.model.batch import Accepted, SubmissionID
 from batchinference.model.run import Run
 from batchinference.ports import BodyEncoder, ObjectInfo, SourceChanged, UnsupportedRequest
 from batchinference.sandbox import Sandbox
-from builders import run_of, submission_of
+from builders import anytime, run_of, submission_of
 
 from .conftest import BUCKET
 from .stub import Answer, Asked, Stub
@@ -503,7 +503,7 @@ async def test_from_a_staged_shard_to_its_answers(
         ]
         store.put(URI, b"\n".join([*lines, b""]))
         ref = data.upload(store, URI, run, named)
-        outcome = await provider.submit(provider.create_request(run, named, ref))
+        outcome = await provider.submit(provider.create_request(run, named, ref), anytime)
         assert isinstance(outcome, Accepted)
         sandbox.control.wait_for(lambda state: "completed" in state["counts"]["openai"])
         view = await provider.get(outcome.batch.id)

@@ -28,7 +28,7 @@ from batchinference.model.batch import (
     SubmissionID,
 )
 from batchinference.model.run import Run
-from builders import run_of
+from builders import anytime, run_of
 
 from .golden import assert_golden
 from .stub import Answer, Asked, Stub
@@ -99,7 +99,7 @@ async def test_the_wire_bytes_of_a_create_call(name: str, openai: dict[str, Any]
     wanted = await request(**openai)
     with Stub(lambda _asked: Answer(BATCH)) as stub:
         async with client(stub) as provider:
-            await provider.submit(wanted)
+            await provider.submit(wanted, anytime)
     (asked,) = stub.asked
     headers = {
         name: value
@@ -139,7 +139,7 @@ def test_a_file_name_is_found_again_by_its_run() -> None:
 async def test_an_accepted_batch_is_the_one_that_was_sent() -> None:
     with Stub(lambda _asked: Answer(BATCH, 201)) as stub:
         async with client(stub) as provider:
-            outcome = await provider.submit(await request())
+            outcome = await provider.submit(await request(), anytime)
     assert outcome == Accepted(
         BatchView(
             "batch_1",
@@ -157,7 +157,7 @@ async def test_an_answer_without_an_echo_is_completed_from_the_request() -> None
     with Stub(lambda _asked: Answer(bare)) as stub:
         async with client(stub) as provider:
             assert provider.traits.echoes_submission
-            outcome = await provider.submit(await request())
+            outcome = await provider.submit(await request(), anytime)
             assert not provider.traits.echoes_submission
     assert isinstance(outcome, Accepted)
     assert outcome.batch.submission == SUBMISSION
@@ -209,7 +209,7 @@ async def test_a_certain_no_is_a_refusal(
 ) -> None:
     with Stub(lambda _asked: Answer(body, status, {"retry-after": "7"})) as stub:
         async with client(stub) as provider:
-            outcome = await provider.submit(await request())
+            outcome = await provider.submit(await request(), anytime)
     assert isinstance(outcome, Refused), reason
     assert outcome.kind is kind, reason
     assert "sk-secret" not in outcome.message
@@ -240,7 +240,7 @@ async def test_a_certain_no_is_a_refusal(
 async def test_everything_else_is_an_unknown_outcome(answer: Answer, reason: str) -> None:
     with Stub(lambda _asked: answer) as stub:
         async with client(stub) as provider:
-            outcome = await provider.submit(await request())
+            outcome = await provider.submit(await request(), anytime)
     assert isinstance(outcome, OutcomeUnknown), reason
     assert len(stub.asked) == 1, "a create call is never repeated"
 
@@ -249,7 +249,7 @@ async def test_a_create_call_without_an_answer_in_time_is_unknown() -> None:
     gate = threading.Event()
     with Stub(lambda _asked: Answer(BATCH, gate=gate)) as stub:
         async with client(stub, submit_timeout_s=0.2) as provider:
-            outcome = await provider.submit(await request())
+            outcome = await provider.submit(await request(), anytime)
         gate.set()
     assert outcome == OutcomeUnknown("No answer to the create call: it took too long.")
 
@@ -275,7 +275,7 @@ async def test_a_connection_that_never_came_about_is_a_refusal() -> None:
     with Stub(lambda _asked: Answer()) as stub:
         pass
     async with client(stub) as provider:
-        outcome = await provider.submit(await request())
+        outcome = await provider.submit(await request(), anytime)
     assert isinstance(outcome, Refused)
     assert outcome.kind is RefusalKind.THROTTLED
     assert outcome.code == "connect"

@@ -24,7 +24,7 @@ from batchinference.model.work import Task, TaskKind
 from batchinference.ports import ResolvedProvider
 from batchinference.tasks.places import PrefixPlace
 from batchinference.tasks.workbench import PART_BYTES
-from builders import bedrock_provider, openai_provider, run_of
+from builders import anytime, bedrock_provider, openai_provider, run_of
 
 KUBE = {"host": "http://127.0.0.1:9"}
 SECRETS = {
@@ -195,14 +195,14 @@ async def test_calls_are_counted_by_what_came_of_them(told: Told) -> None:
         async def get(self, batch_id: str) -> Any:
             return None
 
-        async def submit(self, request: Any) -> Any:
+        async def submit(self, request: Any, may_send: Any) -> Any:
             return OutcomeUnknown("no answer")
 
     metered = MeteredProvider(Inner(), "openAI", told)  # type: ignore[arg-type]
     with pytest.raises(Retry):
         await metered.check()
     await metered.get("b")
-    await metered.submit({})
+    await metered.submit({}, anytime)
     codes = [
         (labels["operation"], labels["code"])
         for name, labels in told.said

@@ -28,7 +28,7 @@ from batchinference.model.batch import (
 )
 from batchinference.ports import ObjectInfo, ResultLine
 from batchinference.records.wire import wire_id
-from builders import run_of
+from builders import anytime, run_of
 from compatible.model_stub import REFUSE, ModelStub, answer_to
 from compatible_server import CompatibleServer
 
@@ -79,7 +79,7 @@ class Client:
 
     async def create(self, input_ref: str, shard: int = 0) -> BatchView:
         request = self.provider.create_request(run_of(), self.submission(shard), input_ref)
-        outcome = await self.provider.submit(request)
+        outcome = await self.provider.submit(request, anytime)
         assert isinstance(outcome, Accepted), outcome
         return outcome.batch
 
@@ -277,7 +277,7 @@ async def test_an_endpoint_that_the_server_does_not_have_is_refused_for_certain(
     run = replace(run, spec={**run.spec, "operation": "Responses"})
     file_id = client.upload(prompts(client.tag, 1))
     request = client.provider.create_request(run, client.submission(), file_id)
-    outcome = await client.provider.submit(request)
+    outcome = await client.provider.submit(request, anytime)
     assert isinstance(outcome, Refused)
     assert outcome.kind is RefusalKind.INVALID
 

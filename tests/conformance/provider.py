@@ -13,6 +13,7 @@ import pytest
 
 from batchinference.errors import Stalled
 from batchinference.model.batch import (
+    TOO_LATE,
     Accepted,
     BatchState,
     BatchView,
@@ -24,6 +25,7 @@ from batchinference.model.batch import (
 )
 from batchinference.model.run import Run
 from batchinference.ports import BatchProvider
+from builders import anytime
 
 
 class Bench(Protocol):
@@ -56,7 +58,7 @@ def submission(bench: Bench, shard: int = 0, ordinal: int = 1) -> SubmissionID:
 async def submit(bench: Bench, shard: int = 0, ordinal: int = 1) -> BatchView:
     named = submission(bench, shard, ordinal)
     request = bench.provider.create_request(bench.run, named, await bench.upload(named))
-    outcome = await bench.provider.submit(request)
+    outcome = await bench.provider.submit(request, anytime)
     assert isinstance(outcome, Accepted), outcome
     return outcome.batch
 
@@ -149,7 +151,7 @@ class ProviderConformance:
         named = submission(bench)
         request = bench.provider.create_request(bench.run, named, await bench.upload(named))
         await bench.lose_next_answer()
-        assert isinstance(await bench.provider.submit(request), OutcomeUnknown)
+        assert isinstance(await bench.provider.submit(request, anytime), OutcomeUnknown)
         assert [view.submission for view in await listing(bench.provider)] == [named]
 
     async def test_a_repeated_request_makes_no_second_batch_where_the_traits_say_so(
@@ -157,18 +159,25 @@ class ProviderConformance:
     ) -> None:
         named = submission(bench)
         request = bench.provider.create_request(bench.run, named, await bench.upload(named))
-        first, again = [await bench.provider.submit(request) for _ in range(2)]
+        first, again = [await bench.provider.submit(request, anytime) for _ in range(2)]
         assert isinstance(first, Accepted)
         assert isinstance(again, Accepted)
         replayed = bench.provider.traits.resend_window_s > 0
         assert (first.batch.id == again.batch.id) is replayed
         assert len(await listing(bench.provider)) == (1 if replayed else 2)
 
+    async def test_what_would_come_too_late_is_not_sent(self, bench: Bench) -> None:
+        named = submission(bench)
+        request = bench.provider.create_request(bench.run, named, await bench.upload(named))
+        assert await bench.provider.submit(request, lambda: False) == TOO_LATE
+        assert await listing(bench.provider) == []
+        assert isinstance(await bench.provider.submit(request, anytime), Accepted)
+
     async def test_a_certain_refusal_leaves_no_batch(self, bench: Bench) -> None:
         named = submission(bench)
         request = bench.provider.create_request(bench.run, named, await bench.upload(named))
         kind = await bench.refuse_next()
-        outcome = await bench.provider.submit(request)
+        outcome = await bench.provider.submit(request, anytime)
         assert isinstance(outcome, Refused)
         assert outcome.kind is kind
         assert await listing(bench.provider) == []
@@ -180,7 +189,7 @@ class ProviderConformance:
         with pytest.raises(Stalled) as stalled:
             await stranger.check()
         assert stalled.value.reason == "CredentialsRejected"
-        outcome = await stranger.submit(request)
+        outcome = await stranger.submit(request, anytime)
         assert isinstance(outcome, Refused)
         assert outcome.kind is RefusalKind.CREDENTIALS
         await stranger.close()

@@ -17,6 +17,7 @@ from typing import Any
 
 from batchinference.errors import Permanent, Retry, Stalled
 from batchinference.model.batch import (
+    TOO_LATE,
     Accepted,
     Account,
     BatchView,
@@ -122,10 +123,14 @@ class FakeProvider:
             "inputDataConfig": {"s3InputDataConfig": {"s3Uri": input_ref}},
         }
 
-    async def submit(self, request: Mapping[str, Any]) -> SubmitOutcome:
+    async def submit(
+        self, request: Mapping[str, Any], may_send: Callable[[], bool]
+    ) -> SubmitOutcome:
         draw = self._world.random.random()
         sent_at = self._now()
         async with self._world.effect("provider.create"):
+            if not may_send():
+                return TOO_LATE
             self._count("create")
             self._world.trace(f"create {_name(request)}")
             if self.server.locked_out:

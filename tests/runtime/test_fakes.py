@@ -19,7 +19,7 @@ from batchinference.model.batch import (
 from batchinference.model.codec import encode
 from batchinference.model.work import FaultKind, Task, TaskFault, TaskKind, TaskReport, TaskResult
 from batchinference.ports import ObjectRef
-from builders import job, run_of
+from builders import anytime, job, run_of
 from conformance.journals import JournalsConformance
 from fakes.clock import Hang, VirtualClock, run_virtual
 from fakes.journals import FakeJournals
@@ -260,7 +260,7 @@ class TestFakeProvider:
             server = ProviderServer("acme", Habits(validate_s=10, work_s=100))
             client = FakeProvider(server)
             ref = server.upload(LINES, VirtualClock().now())
-            answer = await client.submit(client.create_request(run_of(), SUBMISSION, ref))
+            answer = await client.submit(client.create_request(run_of(), SUBMISSION, ref), anytime)
             assert isinstance(answer, Accepted)
             seen: list[BatchState] = []
             while not seen or not seen[-1].is_over:
@@ -294,7 +294,7 @@ class TestFakeProvider:
             ref = server.upload(LINES, VirtualClock().now())
             request = client.create_request(run_of(), SUBMISSION, ref)
             for _ in range(2):
-                assert isinstance(await client.submit(request), Accepted)
+                assert isinstance(await client.submit(request, anytime), Accepted)
             assert len(server.batches) == accepted, reason
             assert bool(server.violations) == (accepted == 2), reason
 
@@ -305,9 +305,9 @@ class TestFakeProvider:
             server = ProviderServer("acme", Habits(replay_s=600))
             client = FakeProvider(server, flavour=Flavour.BEDROCK)
             request = dict(client.create_request(run_of(), SUBMISSION, "s3://a/"))
-            assert isinstance(await client.submit(request), Accepted)
+            assert isinstance(await client.submit(request, anytime), Accepted)
             changed = {**request, "modelId": "another"}
-            assert isinstance(await client.submit(changed), OutcomeUnknown)
+            assert isinstance(await client.submit(changed, anytime), OutcomeUnknown)
 
         run_virtual(main())
 
@@ -325,7 +325,9 @@ class TestFakeProvider:
         async def main() -> None:
             server = ProviderServer("acme")
             client = FakeProvider(server, faults=faults)
-            answer = await client.submit(client.create_request(run_of(), SUBMISSION, "file-1"))
+            answer = await client.submit(
+                client.create_request(run_of(), SUBMISSION, "file-1"), anytime
+            )
             assert not isinstance(answer, Accepted)
             await asyncio.sleep(60)
             assert len(server.batches) == batches
@@ -336,7 +338,9 @@ class TestFakeProvider:
         async def main() -> None:
             server = ProviderServer("acme")
             client = FakeProvider(server)
-            answer = await client.submit(client.create_request(run_of(), SUBMISSION, "gone"))
+            answer = await client.submit(
+                client.create_request(run_of(), SUBMISSION, "gone"), anytime
+            )
             assert isinstance(answer, Accepted)
             await asyncio.sleep(60)
             view = await client.get(answer.batch.id)
@@ -353,7 +357,7 @@ class TestFakeProvider:
             client = FakeProvider(server)
             for ordinal in range(1, 6):
                 named = SubmissionID("a1b2", 0, ordinal, "c0ffee")
-                await client.submit(client.create_request(run_of(), named, "gone"))
+                await client.submit(client.create_request(run_of(), named, "gone"), anytime)
                 await asyncio.sleep(1)
             first = await client.page(None, None)
             assert len(first.batches) < 5
@@ -375,7 +379,7 @@ class TestFakeProvider:
             client = FakeProvider(server)
             data = b"".join(b'{"custom_id":"r%d","body":{}}\n' % n for n in range(50))
             ref = server.upload(data, VirtualClock().now())
-            answer = await client.submit(client.create_request(run_of(), SUBMISSION, ref))
+            answer = await client.submit(client.create_request(run_of(), SUBMISSION, ref), anytime)
             assert isinstance(answer, Accepted)
             await asyncio.sleep(60)
             assert await client.cancel(answer.batch.id) is CancelOutcome.ACCEPTED
@@ -396,7 +400,7 @@ class TestFakeProvider:
             ref = server.upload(LINES, VirtualClock().now())
             for shard in range(2):
                 named = SubmissionID("a1b2", shard, 1, "c0ffee")
-                await client.submit(client.create_request(run_of(), named, ref))
+                await client.submit(client.create_request(run_of(), named, ref), anytime)
             assert any("could bill" in v for v in server.violations)
 
         run_virtual(main())

@@ -18,6 +18,7 @@ from batchinference.core.outcomes import BatchSeen, LookedUp
 from batchinference.model.batch import BatchState, OutcomeUnknown, RefusalKind, Refused
 from batchinference.model.run import Run, Shard, ShardState, SubmissionState
 from batchinference.runtime import following, looking_up, reconciler
+from builders import anytime
 from fakes.journals import FakeJournals
 from fakes.provider import FakeProvider
 from sim import bugs
@@ -106,7 +107,7 @@ def claim_after_sending(stack: ExitStack) -> None:
         for shard in decision.run.shards:
             if shard.state is ShardState.CLAIMED and shard not in entry.run.shards:
                 connected = await self._clients.of_run(decision.run.provider)
-                await connected.client.submit(shard.submissions[-1].request)
+                await connected.client.submit(shard.submissions[-1].request, anytime)
         return await once(self, entry, decision)
 
     set_for(stack, reconciler.Reconciler, "_is_ours", is_ours)

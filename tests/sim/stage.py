@@ -130,7 +130,7 @@ def play(scenario: Scenario, *, mutant: Callable[[ExitStack], None] | None = Non
             run_virtual(
                 _begin(scenario, report),
                 thread_delay=thread_delay,
-                limit_s=scenario.calm_at + 2 * _PATIENCE_S,
+                limit_s=scenario.calm_at + 4 * _PATIENCE_S,
             )
         except (Hang, AssertionError) as wrong:
             report.problems.append(str(wrong))
@@ -404,7 +404,8 @@ class Stage(Outside):
         for run in self.journals.runs():
             uri = f"{run.output.uri}_run.json"
             held = self.workers.store.objects.get(uri)
-            if run.owner.name.startswith(job_name) and held and uri not in self.watcher.taken:
+            known = run.output.claimed and uri not in self.watcher.taken
+            if run.owner.name.startswith(job_name) and held and known:
                 self.watcher.taken[uri] = (self.clock.now(), held)
                 foreign = json.loads(held) | {"runKey": "f" * 40, "runTag": "f" * 40}
                 self.workers.store.objects[uri] = json.dumps(foreign).encode()
@@ -539,8 +540,10 @@ class Stage(Outside):
     async def _until(
         self, done: Callable[[], bool], keeper: asyncio.Task[None], patience_s: float = 1e9
     ) -> bool:
-        """Let time pass; stop early where something is wrong. False = out of patience."""
-        until = self.clock.elapsed() + patience_s
+        """Let time pass; stop early where something is wrong. False = out of patience, which each
+        batch that is made renews.
+        """
+        until, made = self.clock.elapsed() + patience_s, self._batches_made()
         lines, heard = len(self.report.trace), self.clock.elapsed()
         while not done():
             self.report.problems = [*self.watcher.check(), *self.report.complaints]
@@ -550,11 +553,16 @@ class Stage(Outside):
                 return True
             if len(self.report.trace) > lines:
                 lines, heard = len(self.report.trace), self.clock.elapsed()
+            if self._batches_made() > made:
+                until, made = self.clock.elapsed() + patience_s, self._batches_made()
             silent = self.report.is_calm and self.clock.elapsed() > heard + _SILENCE_S
             if silent or self.clock.elapsed() > until:
                 return False
             await asyncio.sleep(5.0)
         return True
+
+    def _batches_made(self) -> int:
+        return sum(len(server.batches) for server in self.servers.values())
 
     def _is_enough(self, users: Sequence[asyncio.Task[None]]) -> bool:
         """Whether the weather may become calm: it is time, or nothing is left that it could hit."""
@@ -597,7 +605,7 @@ class Stage(Outside):
         for run in self.journals.runs():
             self.report.ends.append(run.verdict.ending.value if run.verdict else run.phase.value)
             self.report.problems += self._result_problems(run)
-        self.report.submissions = sum(len(s.batches) for s in self.servers.values())
+        self.report.submissions = self._batches_made()
         self.report.excused = sum(len(s.excused) for s in self.servers.values())
         outputs = {run.output.uri for run in self.journals.runs()}
         lines = [len(self.workers.results(uri) or ()) for uri in outputs]

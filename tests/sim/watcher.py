@@ -38,6 +38,17 @@ def run_key_of(body: Mapping[str, Any]) -> str:
     return str((body.get("status") or {}).get("runKey", ""))
 
 
+def _base(body: Mapping[str, Any]) -> str:
+    """What twins have in common."""
+    return str(body["metadata"]["name"]).removesuffix("-twin")
+
+
+def _ended_before(body: Mapping[str, Any], run: Run) -> bool:
+    """Whether the job says an end that is older than this life of its run."""
+    ended = (body.get("status") or {}).get("completionTime")
+    return is_terminal(body) and ended is not None and decode_time(ended) < run.created_at
+
+
 class Watcher:
     """Hooks into the fakes. `problems` grows as things go wrong; the play stops at the first.
 
@@ -233,12 +244,17 @@ class Watcher:
     def check_end(self, grace_s: float) -> None:
         """What is wrong once everything is quiet."""
         now = self._world.clock.now()
-        resting = {run_key_of(b) for b in self._kube.jobs() if rests(b)}
+        resting = [b for b in self._kube.jobs() if rests(b)]
+        keys, names = {run_key_of(b) for b in resting}, {_base(b) for b in resting}
         for body in self._kube.jobs():
             name = body["metadata"]["name"]
-            if rests(body) or run_key_of(body) in resting - {""}:
+            if rests(body) or run_key_of(body) in keys - {""}:
                 continue  # of twins the older one steers
             run = self._journals.peek(run_key_of(body))
+            if run is None and not run_key_of(body) and _base(body) in names:
+                continue  # likewise, before there is a run
+            if run is not None and _ended_before(body, run):
+                continue  # what it says of its end stands, whoever started the run afresh since
             if run is None and self.were_lost and is_terminal(body):
                 continue  # its end stands in its status, and nothing starts without its journal
             if run is None:

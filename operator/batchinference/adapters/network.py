@@ -35,6 +35,10 @@ _DAY_S = 86_400.0
 _SCHEMES = ("https", "http")
 
 
+class TooLate(Exception):
+    """A call that must not be made any more was about to leave."""
+
+
 def check() -> None:
     """Look at the environment once, when a process begins.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any
@@ -51,10 +51,12 @@ class MeteredProvider:
         """See `ports.BatchProvider.create_request`."""
         return self._inner.create_request(run, submission, input_ref)
 
-    async def submit(self, request: Mapping[str, Any]) -> SubmitOutcome:
+    async def submit(
+        self, request: Mapping[str, Any], may_send: Callable[[], bool]
+    ) -> SubmitOutcome:
         """See `ports.BatchProvider.submit`; the code is the outcome."""
         started = time.monotonic()
-        outcome = await self._inner.submit(request)
+        outcome = await self._inner.submit(request, may_send)
         self._tell("submit", type(outcome).__name__, started)
         return outcome
 

@@ -40,7 +40,13 @@ from batchinference.core.outcomes import (
     SubmitAnswered,
     TaskDone,
 )
-from batchinference.core.policy import BELOW_MINIMUM, final_verdict, reject, was_cancelled_by_us
+from batchinference.core.policy import (
+    BELOW_MINIMUM,
+    final_verdict,
+    may_go_on,
+    reject,
+    was_cancelled_by_us,
+)
 from batchinference.core.pricing import priced
 from batchinference.core.rebuild import searched
 from batchinference.core.receipt import receipt
@@ -49,7 +55,7 @@ from batchinference.core.setting import Setting
 from batchinference.core.transitions import RunInput, ShardInput, step_run, step_shard
 from batchinference.model.batch import BatchFailure, BatchLimit
 from batchinference.model.earlier import Earlier
-from batchinference.model.run import Ending, Run, RunPhase, Shard, ShardState
+from batchinference.model.run import Run, RunPhase, Shard, ShardState
 from batchinference.model.staging import InputSnapshot, Staged
 from batchinference.model.status import Reason
 from batchinference.model.work import (
@@ -306,11 +312,10 @@ def _pooled(run: Run, result: Pooled) -> Run:
 
 
 def _finished(run: Run, result: Finished, setting: Setting) -> Run:
+    parks = may_go_on(run, setting.spec)
+    stepped = step_run(run, RunInput.PARK if parks else RunInput.MANIFEST)
+    if stepped is None or result.may_go_on is not parks:
+        return run  # it was deleted, or came back, meanwhile: the manifest is to say that too
     verdict = final_verdict(run, setting.spec, result.results)
-    deleted = run.cancel is not None and run.cancel.is_by_deletion
-    park = deleted and verdict.ending is Ending.CANCELLED
-    stepped = step_run(run, RunInput.PARK if park else RunInput.MANIFEST)
-    if stepped is None:
-        return run
     results = priced(result.results, run.provider.settings, setting.spec.model)
     return replace(stepped, results=results, verdict=verdict, completion_time=setting.now)

@@ -29,7 +29,13 @@ from batchinference.core.effects import (
 from batchinference.core.holding import ask_for_run, may_take_over
 from batchinference.core.late import cancel_live, cancels_strange, follow_late, look_once_more
 from batchinference.core.notes import Notes
-from batchinference.core.policy import deadline_exceeded, may_go_again, reject, staging_verdict
+from batchinference.core.policy import (
+    deadline_exceeded,
+    may_go_again,
+    may_go_on,
+    reject,
+    staging_verdict,
+)
 from batchinference.core.rebuild import look_back
 from batchinference.core.regroup import regroup
 from batchinference.core.returning import come_back, tell_found
@@ -360,7 +366,7 @@ def settle(draft: Draft) -> bool:
 def finish(draft: Draft) -> bool:
     """Write parts in input order and the manifest last."""
     if draft.run.phase is RunPhase.FINISHING:
-        draft.want(StartTask(TaskKind.FINISH))
+        draft.want(StartTask(TaskKind.FINISH, may_go_on=may_go_on(draft.run, draft.spec)))
     return False
 
 

@@ -18,6 +18,7 @@ class StartTask:
     """Give a task to the workers.
 
     `replaces`: the run whose output place an ADMIT takes over, once its journal says that it ended.
+    `may_go_on`: what the manifest that a FINISH writes says of the run.
     """
 
     kind: TaskKind
@@ -25,6 +26,7 @@ class StartTask:
     ordinal: int | None = None
     sources: tuple[int, ...] = ()
     replaces: Holder | None = None
+    may_go_on: bool = False
 
     @property
     def id(self) -> str:

@@ -27,7 +27,6 @@ from batchinference.core.outcomes import (
     CancelAnswered,
     InputDeleted,
     LookedUp,
-    NotSent,
     ProviderAsked,
     SubmitAnswered,
 )
@@ -40,6 +39,7 @@ from batchinference.model.batch import (
     BatchState,
     BatchView,
     CancelOutcome,
+    NotSent,
     OutcomeUnknown,
 )
 from batchinference.model.run import (

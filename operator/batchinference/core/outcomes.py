@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from batchinference.core.effects import Effect
-from batchinference.model.batch import Accepted, BatchView, CancelOutcome, OutcomeUnknown, Refused
+from batchinference.model.batch import BatchView, CancelOutcome, SubmitOutcome
 from batchinference.model.work import Checkpoint, TaskFault, TaskKind, TaskResult
 
 
@@ -31,20 +31,12 @@ class ShardStaged:
 
 
 @dataclass(frozen=True, slots=True)
-class NotSent:
-    """The create call was certainly not sent: too late, or the output claim is not ours."""
-
-    reason: str
-    message: str
-
-
-@dataclass(frozen=True, slots=True)
 class SubmitAnswered:
     """The create call is over."""
 
     shard: int
     ordinal: int
-    outcome: Accepted | Refused | OutcomeUnknown | NotSent
+    outcome: SubmitOutcome
 
 
 @dataclass(frozen=True, slots=True)

@@ -191,6 +191,12 @@ def _late(run: Run, counted: str) -> str:
     )
 
 
+def may_go_on(run: Run, spec: JobSpec) -> bool:
+    """Whether the run is parked once its manifest stands (protocol 7.4)."""
+    deleted = run.cancel is not None and run.cancel.is_by_deletion
+    return deleted and is_cut_short(run, spec)
+
+
 def is_cut_short(run: Run, spec: JobSpec) -> bool:
     """Whether a cancel is why the run ended. One by deletion, or by the deadline, that came too
     late to keep any record from its answer is not: such a run ended by itself, and there is nothing

@@ -11,13 +11,12 @@ from datetime import timedelta
 from batchinference.core.backoff import backoff_s
 from batchinference.core.effects import resubmitting
 from batchinference.core.notes import Notes
-from batchinference.core.outcomes import NotSent
 from batchinference.core.policy import reject
 from batchinference.core.regroup import is_too_large, learned
 from batchinference.core.setting import Setting
 from batchinference.core.timing import Timing
 from batchinference.core.transitions import ShardInput, step_shard
-from batchinference.model.batch import BatchFailure, RefusalKind, Refused
+from batchinference.model.batch import BatchFailure, NotSent, RefusalKind, Refused
 from batchinference.model.run import Run, Shard, SubmissionState
 from batchinference.model.status import Reason
 from batchinference.model.work import FaultKind, TaskFault

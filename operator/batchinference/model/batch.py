@@ -12,6 +12,8 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
+from batchinference.model.status import Reason
+
 
 class BatchState(StrEnum):
     """Where a batch stands. An unknown word of a provider is UNKNOWN: treated as still running."""
@@ -134,7 +136,7 @@ class Page:
     cursor: str | None = None
 
 
-# ---- answers to a create call: exactly one of three, never an exception
+# ---- what came of a create call: exactly one of four, never an exception
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +180,17 @@ class OutcomeUnknown:
     message: str
 
 
-SubmitOutcome = Accepted | Refused | OutcomeUnknown
+@dataclass(frozen=True, slots=True)
+class NotSent:
+    """The create call was certainly not sent: too late, or the output claim is not ours."""
+
+    reason: str
+    message: str
+
+
+TOO_LATE = NotSent(Reason.PROVIDER_UNAVAILABLE, "Too late for this claim's deadline")
+
+SubmitOutcome = Accepted | Refused | OutcomeUnknown | NotSent
 
 
 class CancelOutcome(StrEnum):

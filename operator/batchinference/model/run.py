@@ -379,6 +379,10 @@ class Run:
         """
         return self.earlier is not None and self.earlier.expected and self.earlier.asking
 
+    def is_same_life(self, other: Run) -> bool:
+        """Whether both are of one beginning: a run that ended unsubmitted may start afresh."""
+        return self.created_at == other.created_at
+
     @property
     def is_over(self) -> bool:
         """Whether the run reached its end (cleaning up may be left)."""

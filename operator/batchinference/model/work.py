@@ -38,6 +38,7 @@ class Task:
         shard, ordinal: for UPLOAD and COLLECT.
         sources: for POOL, the shards whose unbilled records go again.
         replaces: for ADMIT, the ended run whose output place is taken over.
+        may_go_on: for FINISH, whether the run is parked once the manifest stands (protocol 7.4).
         inline: the inline input, which the journal does not hold.
         connections: everything needed to reach storage, provider and API server, secrets
             included. Travels through a pipe, never through argv or the environment.
@@ -49,6 +50,7 @@ class Task:
     ordinal: int | None = None
     sources: tuple[int, ...] = ()
     replaces: Holder | None = None
+    may_go_on: bool = False
     inline: str | None = None
     connections: Mapping[str, Any] = field(default_factory=dict)
 
@@ -169,9 +171,10 @@ class Pooled:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """The manifest stands."""
+    """The manifest stands, and says whether the run may go on."""
 
     results: Results
+    may_go_on: bool = False
 
 
 @dataclass(frozen=True, slots=True)

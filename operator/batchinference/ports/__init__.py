@@ -9,7 +9,7 @@ Every implementation maps foreign exceptions to `errors`: nothing else may leave
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol, runtime_checkable
@@ -89,8 +89,14 @@ class BatchProvider(Protocol):
             Permanent: the request can't be made (a model ARN that batch does not serve, ...).
         """
 
-    async def submit(self, request: Mapping[str, Any]) -> SubmitOutcome:
-        """Send the request once. Never raises for what the provider or the network does."""
+    async def submit(
+        self, request: Mapping[str, Any], may_send: Callable[[], bool]
+    ) -> SubmitOutcome:
+        """Send the request once. Never raises for what the provider or the network does.
+
+        `may_send` is asked at the last moment before the request leaves, when credentials have been
+        renewed and queues have been waited in; False = it stays here, and is `NotSent`.
+        """
 
     async def page(self, cursor: str | None, since: datetime | None) -> Page:
         """One page of the account's batches, in the provider's order; nothing older than `since` is

@@ -15,7 +15,7 @@ from batchinference.core.circuit import Circuit
 from batchinference.core.effects import DeleteInput, Effect, LookUp, Search, StartTask
 from batchinference.core.timing import Timing
 from batchinference.errors import Fault, Retry, Waiting
-from batchinference.model.batch import Accepted, OutcomeUnknown, RefusalKind, SubmitOutcome
+from batchinference.model.batch import Accepted, NotSent, OutcomeUnknown, RefusalKind, SubmitOutcome
 from batchinference.model.run import Run
 from batchinference.model.status import Reason
 from batchinference.model.work import FaultKind, TaskFault, TaskKind
@@ -109,6 +109,8 @@ class Circuits:
 
     def heard_submit(self, account: str, outcome: SubmitOutcome) -> None:
         """A create call was answered, or not."""
+        if isinstance(outcome, NotSent):
+            return
         if isinstance(outcome, Accepted):
             self.answered(account)
         elif isinstance(outcome, OutcomeUnknown) or outcome.kind is RefusalKind.THROTTLED:

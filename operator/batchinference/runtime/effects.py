@@ -31,18 +31,13 @@ from batchinference.core.outcomes import (
     EffectFailed,
     FinalizerSet,
     InputDeleted,
-    NotSent,
     Outcome,
     ShardStaged,
     SubmitAnswered,
     TaskDone,
 )
 from batchinference.errors import Fault, NewerSchema, Retry, Stalled, Superseded
-from batchinference.model.batch import (
-    Accepted,
-    OutcomeUnknown,
-    SubmitOutcome,
-)
+from batchinference.model.batch import TOO_LATE, Accepted, NotSent, OutcomeUnknown, SubmitOutcome
 from batchinference.model.job import KIND as JOB_KIND
 from batchinference.model.run import Run
 from batchinference.model.status import Reason
@@ -299,6 +294,7 @@ class Effects:
             ordinal=effect.ordinal,
             sources=effect.sources,
             replaces=effect.replaces,
+            may_go_on=effect.may_go_on,
             inline=job.spec.input.inline if job else None,
             connections={
                 "provider": {"settings": resolved.pin_settings, "secrets": resolved.secrets},
@@ -318,11 +314,14 @@ class Effects:
         entry = self._entries.get(task.run.key)
         if entry is None:
             return
+        effect = StartTask(task.kind, task.shard, task.ordinal)
+        if entry.run is None or not entry.run.is_same_life(task.run):
+            self._done(entry, effect.id, None)
+            return
         if isinstance(result, TaskFault):
             self._heard(entry, result.reason)
-            if entry.run is not None and result.reason == Reason.PROVIDER_UNAVAILABLE:
+            if result.reason == Reason.PROVIDER_UNAVAILABLE:
                 self._circuits.heard(entry.run.provider.account, result)
-        effect = StartTask(task.kind, task.shard, task.ordinal)
         name = type(result).__name__ if not isinstance(result, TaskFault) else result.reason
         self._metrics.count("tasks_total", kind=task.kind, outcome=name)
         outcome = TaskDone(task.kind, task.shard, task.ordinal, result)
@@ -333,16 +332,11 @@ class Effects:
     async def _submit(
         self, run: Run, effect: Submit, connected: Connected, decided_at: float
     ) -> Outcome:
-        left = decided_at + self._settings.submit_timeout_s - self._clock.elapsed()
-        not_sent = await self._reason_not_to_send(run, connected, left)
-        outcome: SubmitOutcome | NotSent
-        if not_sent is not None:
-            outcome = not_sent
-        else:
-            left = decided_at + self._settings.submit_timeout_s - self._clock.elapsed()
-            outcome = await self._send(connected, effect.request, left)
-            if not isinstance(outcome, NotSent):
-                self._circuits.heard_submit(run.provider.account, outcome)
+        until = decided_at + self._settings.submit_timeout_s
+        outcome: SubmitOutcome | None = await self._reason_not_to_send(run, connected, until)
+        if outcome is None:
+            outcome = await self._send(connected, effect.request, until)
+            self._circuits.heard_submit(run.provider.account, outcome)
         kind = type(outcome).__name__
         provider = provider_kind(run)
         self._metrics.count("submissions_total", provider=provider, outcome=kind)
@@ -362,11 +356,11 @@ class Effects:
         return SubmitAnswered(effect.shard, effect.ordinal, outcome)
 
     async def _reason_not_to_send(
-        self, run: Run, connected: Connected, left: float
+        self, run: Run, connected: Connected, until: float
     ) -> NotSent | None:
         """The output claim is read again before each submission (protocol 3.1)."""
         try:
-            async with asyncio.timeout(max(left, 0)):
+            async with asyncio.timeout(max(until - self._clock.elapsed(), 0)):
                 held = await self._clients.holds_claim(run, connected)
         except TimeoutError:
             return NotSent(Reason.OUTPUT_UNAVAILABLE, "The output place did not answer in time")
@@ -387,13 +381,17 @@ class Effects:
         return None
 
     async def _send(
-        self, connected: Connected, request: Mapping[str, Any], left: float
-    ) -> SubmitOutcome | NotSent:
-        if left <= 0:
-            return NotSent(Reason.PROVIDER_UNAVAILABLE, "Too late for this claim's deadline")
+        self, connected: Connected, request: Mapping[str, Any], until: float
+    ) -> SubmitOutcome:
+        def may_send() -> bool:
+            return self._clock.elapsed() < until
+
+        if not may_send():
+            return TOO_LATE
+        left = until - self._clock.elapsed()
         try:
             async with asyncio.timeout(left):
-                return await connected.client.submit(request)
+                return await connected.client.submit(request, may_send)
         except TimeoutError:
             return OutcomeUnknown(f"The create call was not over within {left:.0f} s")
         except Exception:  # an adapter's bug after the request may have been sent

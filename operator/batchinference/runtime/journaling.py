@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from batchinference.clock import Clock
 from batchinference.core.begin import keys_of
 from batchinference.core.durability import must_stand
+from batchinference.core.notes import Notes
 from batchinference.errors import NewerSchema, Permanent, Superseded
 from batchinference.model.job import BatchInferenceJob
 from batchinference.model.run import Run
@@ -174,5 +175,9 @@ class Journaling:
 
 
 def _stands(entry: Entry, run: Run, version: str) -> None:
+    if entry.run is not None and not entry.run.is_same_life(run):
+        # What came of the other life's effects is not true of this one, its claim above all.
+        entry.mailbox.clear()
+        entry.notes = Notes()
     entry.run = entry.stored = run
     entry.version, entry.write_by, entry.in_doubt = version, None, False

@@ -177,8 +177,9 @@ class Reconciler:
         """Make the journal, or find it; whether there is a run now."""
         rest = entry.run is None and all(map(rests, self._store.jobs_of(entry.key)))
         if job is None or rest:
-            # Nobody else may know of a journal that was to be made for an object that has gone.
-            return entry.in_doubt and await self._journaling.find(entry)
+            # Nobody else may know of the journal of an object that has gone.
+            told = entry.in_doubt or (job is None and self._store.has_gone(entry.key))
+            return told and await self._journaling.find(entry)
         if entry.run is None and await self._journaling.find(entry):
             return not self._lacks_run(entry, job) or await self._begin(entry, job)
         if entry.newer_schema:
@@ -285,7 +286,8 @@ class Reconciler:
             entry.mailbox.put_back(outcomes)
             raise
         if not is_ours:
-            entry.mailbox.put_back(outcomes)
+            if entry.run.is_same_life(before):
+                entry.mailbox.put_back(outcomes)
             return None
         self._tell_dropped(entry, folded)
         entry.notes = decision.notes

@@ -16,6 +16,7 @@ from datetime import timedelta
 from batchinference.clock import Clock
 from batchinference.core.keys import is_run_key
 from batchinference.core.problem import Problem
+from batchinference.core.view import shows_submission
 from batchinference.errors import Fault, NewerSchema, Superseded
 from batchinference.model.job import BatchInferenceJob, parse_journaled_spec
 from batchinference.model.run import Run
@@ -28,6 +29,12 @@ from batchinference.runtime.showing import Showing
 from batchinference.runtime.store import FINALIZER, STRAY, Store, Stray, ref_of
 
 logger = logging.getLogger(__name__)
+
+_NAMED_RUN_LOST = (
+    "The status shows submissions of a run whose journal is gone, and the spec asks for another "
+    "run now: nothing is submitted. Change the billable part of the spec back, restore the journal "
+    "from a backup, or create the object anew with another `runID` and `output`"
+)
 
 
 class Strays:
@@ -79,13 +86,14 @@ class Strays:
         try:
             run = await self._run_of(stray)
         except NewerSchema as newer:
-            problem = self._unreadable(newer)
-            await self._showing.show_stray(stray.job, problem)
-            await self.let_go_in_time(STRAY + meta.uid, stray.job, problem)
-            self._queue.add_after(STRAY + meta.uid, self._settings.retry_most_s)
+            await self._show_for_now(stray, self._unreadable(newer))
             return
+        lost = run is None and not stray.flaw and shows_submission(stray.job.status)
         key = run.key if run is not None else next(iter(stray.keys), "")
-        if key:
+        if lost:
+            problem = Problem(Reason.JOURNAL_LOST, _NAMED_RUN_LOST, self._clock.now())
+            await self._show_for_now(stray, problem)
+        elif key:
             spec = parse_journaled_spec(run.spec) if run is not None else stray.job.spec
             for found in self._store.settle(meta.uid, key, spec):
                 self._queue.add(found)
@@ -94,6 +102,13 @@ class Strays:
         else:
             problem = Problem(Reason.INVALID_SPEC, stray.flaw, self._clock.now())
             await self._showing.show_stray(stray.job, problem)
+
+    async def _show_for_now(self, stray: Stray, problem: Problem) -> None:
+        """Show what somebody may put right, and look again."""
+        await self._showing.show_stray(stray.job, problem)
+        key = STRAY + stray.job.metadata.uid
+        await self.let_go_in_time(key, stray.job, problem)
+        self._queue.add_after(key, self._settings.retry_most_s)
 
     async def _run_of(self, stray: Stray) -> Run | None:
         """The run that has this object for its owner.

@@ -15,10 +15,8 @@ from typing import Any
 
 import msgspec
 
-from batchinference.core.policy import is_cut_short
 from batchinference.errors import Permanent, Stalled
 from batchinference.model.codec import encode_time
-from batchinference.model.job import parse_journaled_spec
 from batchinference.model.run import Run, SubmissionState
 from batchinference.model.status import Reason
 from batchinference.model.work import Finished
@@ -53,8 +51,8 @@ _BEST_FIRST = (ANSWERED, FAILED, LOST)
 _Opener = Callable[[str, int], ObjectWriter]
 
 
-def finish(run: Run, bench: Workbench) -> Finished:
-    """Write the results.
+def finish(run: Run, bench: Workbench, *, may_go_on: bool = False) -> Finished:
+    """Write the results. `may_go_on`: the run may go on, as the manifest then says.
 
     Raises:
         Permanent: the rows don't add up; nothing is called finished then.
@@ -67,10 +65,10 @@ def finish(run: Run, bench: Workbench) -> Finished:
     if hold.manifest is not None:
         # Readers trust it: what can't be made anew from staging, or would come out the same, is
         # not taken away.
-        counts, manifest = _write(run, bench, lambda _kind, _number: Nowhere())
+        counts, manifest = _write(run, bench, lambda _kind, _number: Nowhere(), may_go_on=may_go_on)
         if hold.is_of(manifest):
             return _finished(run, bench.output, hold.manifest[0], counts, manifest)
-    counts, manifest = _write(run, bench, hold.part)
+    counts, manifest = _write(run, bench, hold.part, may_go_on=may_go_on)
     hold.check()
     with hold.writing():
         uri = bench.output.write_manifest(manifest)
@@ -89,11 +87,14 @@ def _finished(
             expired=counts[_EXPIRED],
             input_tokens=_tokens(run, "input_tokens"),
             output_tokens=_tokens(run, "output_tokens"),
-        )
+        ),
+        may_go_on=not manifest["final"],
     )
 
 
-def _write(run: Run, bench: Workbench, part: _Opener) -> tuple[Counter[str], dict[str, Any]]:
+def _write(
+    run: Run, bench: Workbench, part: _Opener, *, may_go_on: bool
+) -> tuple[Counter[str], dict[str, Any]]:
     """Every part, and the manifest that says so."""
     where = layout(run)
     end = _stage_end(bench.staging, where)
@@ -106,7 +107,8 @@ def _write(run: Run, bench: Workbench, part: _Opener) -> tuple[Counter[str], dic
         results.abort()
         errors.abort()
         raise
-    return counts, _manifest(run, end, counts, result_parts, error_parts)
+    manifest = _manifest(run, end, counts, result_parts, error_parts)
+    return counts, {**manifest, "final": not may_go_on}
 
 
 def _write_rows(
@@ -315,7 +317,6 @@ def _manifest(
         "model": run.spec.get("model", ""),
         "provider": {"kind": run.provider.kind, "name": run.provider.name},
         "encoder": run.encoder,
-        "final": not _may_go_on(run),
         "counts": {
             "total": end.rows,
             "completed": counts[_COMPLETED],
@@ -340,12 +341,6 @@ def _manifest(
         "submissions": submissions,
         "times": {name: encode_time(at) for name, at in times.items() if at is not None},
     }
-
-
-def _may_go_on(run: Run) -> bool:
-    """Whether the run is parked once this manifest stands (protocol 7.4)."""
-    deleted = run.cancel is not None and run.cancel.is_by_deletion
-    return deleted and is_cut_short(run, parse_journaled_spec(run.spec))
 
 
 def _tokens(run: Run, name: str) -> int:

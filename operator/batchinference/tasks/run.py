@@ -89,7 +89,7 @@ def _perform(task: Task, bench: Workbench, report: Report) -> TaskResult:
         case TaskKind.POOL:
             return pool(run, task.sources, bench)
         case TaskKind.FINISH:
-            return finish(run, bench)
+            return finish(run, bench, may_go_on=task.may_go_on)
         case TaskKind.CLEAN:
             return clean(run, bench)
         case TaskKind.RELEASE:

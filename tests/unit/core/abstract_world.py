@@ -35,7 +35,6 @@ from batchinference.core.outcomes import (
     FinalizerSet,
     InputDeleted,
     LookedUp,
-    NotSent,
     Outcome,
     ShardStaged,
     SubmitAnswered,
@@ -50,6 +49,7 @@ from batchinference.model.batch import (
     BatchState,
     BatchView,
     CancelOutcome,
+    NotSent,
     OutcomeUnknown,
     RefusalKind,
     Refused,
@@ -347,7 +347,7 @@ class World:
                 return [done(self._pool(effect.sources))]
             case TaskKind.FINISH:
                 self._check_answers()
-                return [done(Finished(self._results()))]
+                return [done(Finished(self._results(), may_go_on=effect.may_go_on))]
             case _:
                 return [done(Cleaned())]
 

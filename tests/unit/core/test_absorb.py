@@ -16,7 +16,6 @@ from batchinference.core.outcomes import (
     EffectFailed,
     FinalizerSet,
     InputDeleted,
-    NotSent,
     ShardStaged,
     SubmitAnswered,
     TaskDone,
@@ -27,6 +26,7 @@ from batchinference.model.batch import (
     BatchFailure,
     BatchState,
     CancelOutcome,
+    NotSent,
     OutcomeUnknown,
     RefusalKind,
     Refused,
@@ -442,7 +442,10 @@ def test_the_manifest_ends_the_run(why, completed, failed, phase, ending, reason
     cancel = Cancel(why, NOW) if why else None
     run = finishing(unbilled(), cancel=cancel)
     results = Results(completed=completed, failed=failed)
-    finished = done(TaskKind.FINISH, Finished(results))
+    parks = phase is P.PARKED
+    stale = done(TaskKind.FINISH, Finished(results, may_go_on=not parks))
+    assert fold(run, stale) == run, "what the manifest says of the end is out of date"
+    finished = done(TaskKind.FINISH, Finished(results, may_go_on=parks))
     ended = fold(run, finished)
     assert (ended.phase, ended.verdict.ending, ended.results) == (phase, ending, results), reason
     assert ended.completion_time == NOW
@@ -460,7 +463,8 @@ def test_a_deletion_is_a_cancel_where_the_provider_may_have_answers_of_an_earlie
     answered = replace(in_state(S.COLLECTED), collected=Collected(answered=60, failed=40))
     earlier = Earlier(asking=False, expected=True, strange=("batch-9",))
     run = finishing(answered, cancel=Cancel(CancelWhy.DELETED, NOW), earlier=earlier)
-    ended = fold(run, done(TaskKind.FINISH, Finished(Results(completed=60, failed=40))))
+    results = Results(completed=60, failed=40)
+    ended = fold(run, done(TaskKind.FINISH, Finished(results, may_go_on=True)))
     assert (ended.phase, ended.verdict.ending) == (P.PARKED, Ending.CANCELLED)
 
 

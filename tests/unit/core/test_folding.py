@@ -31,7 +31,6 @@ from batchinference.core.outcomes import (
     FinalizerSet,
     InputDeleted,
     LookedUp,
-    NotSent,
     Outcome,
     ProviderAsked,
     Searched,
@@ -39,7 +38,7 @@ from batchinference.core.outcomes import (
     SubmitAnswered,
     TaskDone,
 )
-from batchinference.model.batch import BatchState, BatchView, CancelOutcome
+from batchinference.model.batch import BatchState, BatchView, CancelOutcome, NotSent
 from batchinference.model.run import Run, ShardState
 from batchinference.model.staging import Cursor
 from batchinference.model.status import Reason

@@ -14,7 +14,6 @@ from batchinference.core.outcomes import (
     CancelAnswered,
     InputDeleted,
     LookedUp,
-    NotSent,
     SubmitAnswered,
 )
 from batchinference.model.batch import (
@@ -22,6 +21,7 @@ from batchinference.model.batch import (
     BatchFailure,
     BatchState,
     CancelOutcome,
+    NotSent,
     OutcomeUnknown,
     RefusalKind,
     Refused,

@@ -9,11 +9,12 @@ import pytest
 
 from batchinference.core.effects import DeleteInput, StartTask, Submit
 from batchinference.core.notes import Notes
-from batchinference.core.outcomes import BatchSeen, InputDeleted, NotSent, SubmitAnswered, TaskDone
+from batchinference.core.outcomes import BatchSeen, InputDeleted, SubmitAnswered, TaskDone
 from batchinference.core.submit import next_ordinal
 from batchinference.model.batch import (
     Accepted,
     BatchFailure,
+    NotSent,
     OutcomeUnknown,
     RefusalKind,
     Refused,

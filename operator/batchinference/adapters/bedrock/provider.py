@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +26,7 @@ from batchinference.adapters.bedrock.request import WHERE
 from batchinference.adapters.bedrock.view import view
 from batchinference.errors import InvalidObject, Retry, Stalled
 from batchinference.model.batch import (
+    TOO_LATE,
     Accepted,
     Account,
     BatchView,
@@ -107,6 +109,10 @@ class BedrockProvider:
         self._client: BedrockClient = cloud.client(
             session, "bedrock", bedrock.endpoint_url, trusted, connections=2 * THREADS
         )
+        self._sending = threading.local()
+        self._client.meta.events.register(
+            "before-send.bedrock.CreateModelInvocationJob", self._in_time
+        )
         self._sts: Any = cloud.client(session, "sts", sts, trusted, connections=THREADS)
         self._region = bedrock.region
         self._store = store
@@ -134,20 +140,33 @@ class BedrockProvider:
         """See `ports.BatchProvider.create_request`. Settings are those that the run has pinned."""
         return requests.create_request(run, submission, input_ref)
 
-    async def submit(self, request: Mapping[str, Any]) -> SubmitOutcome:
+    async def submit(
+        self, request: Mapping[str, Any], may_send: Callable[[], bool]
+    ) -> SubmitOutcome:
         """See `ports.BatchProvider.submit`: one call, never a second one."""
+
+        def create() -> Mapping[str, Any]:
+            self._sending.may_send = may_send
+            return self._client.create_model_invocation_job(**request)
+
         try:
             async with asyncio.timeout(self._submit_timeout_s):
                 answer = await asyncio.get_running_loop().run_in_executor(
-                    self._create_threads,
-                    lambda: self._client.create_model_invocation_job(**request),
+                    self._create_threads, create
                 )
+        except network.TooLate:
+            return TOO_LATE
         except (*_CALL, OSError) as error:
             return outcome(error)
         arn = answer.get("jobArn")
         if not arn:
             return OutcomeUnknown("The answer to the create call names no job.")
         return Accepted(view({**request, "jobArn": arn, "status": "Submitted"}))
+
+    def _in_time(self, **_event: Any) -> None:
+        """A thread that renewed credentials for minutes must not send what was given up."""
+        if not self._sending.may_send():
+            raise network.TooLate
 
     async def page(self, cursor: str | None, since: datetime | None) -> Page:
         """See `ports.BatchProvider.page`. The cursor holds AWS's token and the question it is of.

@@ -7,7 +7,8 @@ many namespaces must not lend one of them the key, the organization or the heade
 from __future__ import annotations
 
 import ssl
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,9 @@ WHERE = "spec.openAI"
 ONCE: RequestOptions = {"max_retries": 0}
 """For calls that create something, and for those whose refusal is an answer: never repeated by the
 SDK. A repeated create call is the core's decision, which knows what came of the first."""
+
+may_send: ContextVar[Callable[[], bool]] = ContextVar("may_send")
+"""Set where a call may come too late: asked before each request of that context leaves."""
 
 _RETRIES = 2
 _CONTROL = Timeout(20.0, connect=5.0, pool=10.0)
@@ -155,8 +159,16 @@ def async_client(connection: Connection) -> AsyncOpenAI:
         connection,
         timeout=_CONTROL,
         max_retries=_RETRIES,
-        http_client=DefaultAsyncHttpx2Client(timeout=_CONTROL, **_wire(connection)),
+        http_client=DefaultAsyncHttpx2Client(
+            timeout=_CONTROL, event_hooks={"request": [_in_time]}, **_wire(connection)
+        ),
     )
+
+
+async def _in_time(_request: httpx2.Request) -> None:
+    asked = may_send.get(None)
+    if asked is not None and not asked():
+        raise network.TooLate
 
 
 def sync_clients(connection: Connection) -> tuple[OpenAI, OpenAI]:

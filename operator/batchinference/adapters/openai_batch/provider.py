@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -17,6 +17,8 @@ from urllib.parse import quote, urlsplit
 import httpx2
 from openai import APIStatusError, OpenAIError
 
+from batchinference.adapters import network
+from batchinference.adapters.openai_batch import connection as connecting
 from batchinference.adapters.openai_batch import paging
 from batchinference.adapters.openai_batch.connection import (
     ONCE,
@@ -29,6 +31,7 @@ from batchinference.adapters.openai_batch.names import metadata
 from batchinference.adapters.openai_batch.view import view
 from batchinference.errors import InvalidObject, Permanent, Retry
 from batchinference.model.batch import (
+    TOO_LATE,
     Accepted,
     Account,
     BatchView,
@@ -135,8 +138,11 @@ class OpenAIBatchProvider:
             }
         return request
 
-    async def submit(self, request: Mapping[str, Any]) -> SubmitOutcome:
+    async def submit(
+        self, request: Mapping[str, Any], may_send: Callable[[], bool]
+    ) -> SubmitOutcome:
         """See `ports.BatchProvider.submit`: one POST, never a second one."""
+        asking = connecting.may_send.set(may_send)
         try:
             async with asyncio.timeout(self._submit_timeout_s):
                 answer = await self._client.post(
@@ -145,8 +151,12 @@ class OpenAIBatchProvider:
                     cast_to=httpx2.Response,
                     options=ONCE,
                 )
+        except network.TooLate:
+            return TOO_LATE
         except _FAILED as error:
             return outcome(error)
+        finally:
+            connecting.may_send.reset(asking)
         found = _json(answer)
         batch = view(found) if isinstance(found, Mapping) else None
         if batch is None or not batch.id:
