@@ -407,6 +407,25 @@ def test_a_changed_spec_is_noticed_by_the_next_operator_too() -> None:
     play(scene)
 
 
+def test_an_edited_object_whose_journal_is_lost_begins_no_other_run() -> None:
+    async def scene(house: House) -> None:
+        life = await house.operator()
+        key = await begin(house, "triage")
+        await house.die(life)
+        house.journals.lose(key)
+        house.kube.edit_spec(ref(), model="another")
+        await house.operator()
+        await house.until(lambda: stalled(house)[0] == "JournalLost")
+        await house.pass_time(600)
+        assert house.status()["runKey"] == key
+        assert list(house.journals.stored) == []
+        house.kube.edit_spec(ref(), model=job().build()["spec"]["model"])
+        await house.until(lambda: house.state() == "Succeeded")
+        assert len(house.server.batches) == 1
+
+    play(scene)
+
+
 def test_a_status_that_is_not_believed_and_shows_a_submission_starts_nothing() -> None:
     async def scene(house: House) -> None:
         submitted = {

@@ -19,9 +19,11 @@ from batchinference.core.begin import key_of
 from batchinference.errors import Retry
 from batchinference.model.job import parse_job
 from batchinference.model.run import ProviderPin, RunPhase, ShardState, SubmissionState
-from batchinference.model.work import FaultKind, TaskFault, TaskKind
+from batchinference.model.staging import InputSnapshot
+from batchinference.model.work import Admitted, FaultKind, Task, TaskFault, TaskKind
 from batchinference.runtime.clients import Clients, Connected
 from builders import job
+from fakes.kube import JOB
 from fakes.provider import FakeProvider
 from fakes.world import current_process
 from invariants import object_step_problems
@@ -234,5 +236,54 @@ def test_an_operator_that_was_stopped_makes_no_journal_anew_of_a_run_that_is_ove
         await house.pass_time(300)
         assert house.phase(key) is None
         assert house.state() == "Succeeded"
+
+    play(scene)
+
+
+def test_what_came_of_an_older_life_of_the_run_is_not_true_of_the_next() -> None:
+    """The output place was claimed for the one, and its end released it."""
+
+    async def scene(house: House) -> None:
+        life = await house.operator()
+        life.refused[TaskKind.UPLOAD] = REFUSED
+        body = house.give(job())
+        await house.until(lambda: house.phase(key_of(parse_job(body))) is RunPhase.RUNNING)
+        older = house.run(body)
+        assert older is not None
+        house.kube.delete(ref())
+        await house.until(lambda: house.phase(older.key) is RunPhase.ENDED)
+        uri = body["spec"]["input"]["s3"]["uri"]
+        given = house.workers.store.objects.pop(uri)
+        house.kube.create(job().build())
+        await house.until(lambda: house.phase(older.key) is RunPhase.ADMITTING)
+        life.refused.clear()
+        admitted = Admitted(InputSnapshot(uri, 1, 10, "print"))
+        life.operator._effects.done(Task(TaskKind.ADMIT, older), admitted)
+        await house.pass_time(60)
+        assert house.phase(older.key) is RunPhase.ADMITTING
+        house.workers.store.objects[uri] = given
+        await house.until(lambda: house.state() == "Succeeded")
+
+    play(scene)
+
+
+def test_an_operator_that_was_stopped_ends_a_run_that_another_began() -> None:
+    """It hears of the object and of its deletion at once, and never of the journal."""
+
+    async def scene(house: House) -> None:
+        old = await house.operator(watching=False)
+        for provider in list(house.kube.objects.values()):
+            old.operator.observe(provider["kind"], "ADDED", provider)
+        body = house.kube.create(job().build())  # its input is not there yet
+        other = await house.operator()
+        key = key_of(parse_job(body))
+        await house.until(lambda: house.phase(key) is RunPhase.ADMITTING)
+        await house.die(other)
+        house.kube.strip_finalizers(ref())
+        seen = dict(house.job() or {})
+        house.kube.delete(ref())
+        for event in ("ADDED", "DELETED"):
+            old.operator.observe(JOB, event, seen)
+        await house.until(lambda: house.phase(key) is RunPhase.ENDED)
 
     play(scene)

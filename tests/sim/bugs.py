@@ -9,12 +9,15 @@ from typing import Any
 from batchinference.core import absorb, decide, late
 from batchinference.core.draft import Draft, Observed
 from batchinference.core.effects import SetFinalizer
+from batchinference.core.setting import Setting
 from batchinference.model.run import Run
-from batchinference.model.work import Cleaned
+from batchinference.model.work import Cleaned, Finished
 from batchinference.runtime import effects
 from batchinference.runtime.accounts import Accounts
 from batchinference.tasks import run as tasks
 from batchinference.tasks.workbench import Workbench
+from builders import anytime
+from fakes.provider import FakeProvider
 
 
 def set_for(stack: ExitStack, owner: Any, name: str, value: Any) -> None:
@@ -45,6 +48,16 @@ def forget_the_floor(stack: ExitStack) -> None:
 
     made = absorb.receipt
     set_for(stack, absorb, "receipt", receipt_of)
+
+
+def send_at_any_time(stack: ExitStack) -> None:
+    """Nobody looks at the clock once more before a create call leaves."""
+    submit = FakeProvider.submit
+
+    async def late(self: FakeProvider, request: Any, _may_send: Any) -> Any:
+        return await submit(self, request, anytime)
+
+    set_for(stack, FakeProvider, "submit", late)
 
 
 # ---------------------------------------------------------------- paid although it must not be
@@ -90,6 +103,22 @@ def end_parked_runs_at_once(stack: ExitStack) -> None:
 
     stays = decide.stay_parked
     _set_step(stack, "stay_parked", stay_parked)
+
+
+def believe_another_life(stack: ExitStack) -> None:
+    """What came of a task is true of whatever life the run has by then."""
+    set_for(stack, Run, "is_same_life", lambda _self, _other: True)
+
+
+def believe_an_old_manifest(stack: ExitStack) -> None:
+    """A manifest stands although the run was deleted, or came back, while it was written."""
+
+    def believed(run: Run, result: Finished, setting: Setting) -> Run:
+        now = absorb.may_go_on(run, setting.spec)
+        return finished(run, replace(result, may_go_on=now), setting)
+
+    finished = absorb._finished
+    set_for(stack, absorb, "_finished", believed)
 
 
 def leave_staging_behind(stack: ExitStack) -> None:
