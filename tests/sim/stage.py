@@ -229,7 +229,7 @@ class Stage(Outside):
 
     def _is_over(self, key: str) -> bool:
         run = self.journals.peek(key)
-        return run is not None and run.phase is RunPhase.ENDED
+        return run is not None and run.is_over
 
     def _trace(self, line: str) -> None:
         self.report.trace.append(f"{self.clock.elapsed():9.3f} {line}")
@@ -617,7 +617,9 @@ class Stage(Outside):
         server = self._server_of(run)
         if run.phase is RunPhase.ENDED and not run.was_submitted:
             claimed = f"{run.output.uri}_run.json" in self.workers.store.objects
-            claimed = claimed and run.key not in self.workers.claimed_late
+            # What an earlier life left there, whose journal is lost, is not this one's to remove.
+            earlier = self.watcher.were_lost and self.workers.manifest(run.output.uri) is not None
+            claimed = claimed and not earlier and run.key not in self.workers.claimed_late
             found = [f"{name}: ended unsubmitted and keeps its claim"] if claimed else []
             if not self.watcher.were_lost:
                 found += unpaid_problems(name, self._records[name], server)
@@ -635,6 +637,7 @@ class Stage(Outside):
         if run.phase is RunPhase.ENDED:
             known_places = tuple(self.watcher.staging[run.key])
             left = [u for u in self.workers.leftovers(run) if u.startswith(known_places)]
+            left = [] if run.key in self.workers.staged_late else left
             found += [f"{name}: left in staging: {uri}" for uri in left]
             found += [f"{name}: left at the provider: {f}" for f in server.files_of(run)]
         return found

@@ -40,6 +40,7 @@ class Workers:
         is_over: whether the run of that key has ended.
         claimed_late: keys of runs for which a task that had slept claimed the output place when
             they had ended without a submission already: no store can refuse that.
+        staged_late: likewise, for which such a task may have written to staging.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Workers:
         self.death_rate = death_rate
         self.is_over: Callable[[str], bool] = lambda _key: False
         self.claimed_late: set[str] = set()
+        self.staged_late: set[str] = set()
         self._world = world
         self._server_of = server_of
         self._spool = spool
@@ -60,8 +62,9 @@ class Workers:
     def perform(self, task: Task, report: Callable[[TaskReport], None]) -> TaskResult:
         """See `fakes.runner.Perform`."""
         run, settings = task.run, task.connections["provider"]["settings"]
-        if task.kind is TaskKind.ADMIT and self.is_over(run.key):
-            self.claimed_late.add(run.key)
+        if self.is_over(run.key) and task.kind not in {TaskKind.CLEAN, TaskKind.RELEASE}:
+            late = self.claimed_late if task.kind is TaskKind.ADMIT else self.staged_late
+            late.add(run.key)
         data = FakeBatchData(
             self._server_of(run), self._world.clock.now(), flavour=flavour_of(settings)
         )
