@@ -23,7 +23,6 @@ from batchinference.model.staging import InputSnapshot
 from batchinference.model.work import Admitted, FaultKind, Task, TaskFault, TaskKind
 from batchinference.runtime.clients import Clients, Connected
 from builders import job
-from fakes.kube import JOB
 from fakes.provider import FakeProvider
 from fakes.world import current_process
 from invariants import object_step_problems
@@ -268,22 +267,24 @@ def test_what_came_of_an_older_life_of_the_run_is_not_true_of_the_next() -> None
 
 
 def test_an_operator_that_was_stopped_ends_a_run_that_another_began() -> None:
-    """It hears of the object and of its deletion at once, and never of the journal."""
+    """No object is left to tell of it when it wakes up."""
 
     async def scene(house: House) -> None:
-        old = await house.operator(watching=False)
-        for provider in list(house.kube.objects.values()):
-            old.operator.observe(provider["kind"], "ADDED", provider)
+        old = await house.operator()
+        house.world.freeze = lambda name, when: (name, when) == ("kube.status", "after")
+        house.give(job("another"))
+        await house.until(lambda: old.process.is_frozen)
+        house.world.freeze = None
+        house.kube.break_watches(old.process)
         body = house.kube.create(job().build())  # its input is not there yet
         other = await house.operator()
         key = key_of(parse_job(body))
         await house.until(lambda: house.phase(key) is RunPhase.ADMITTING)
         await house.die(other)
         house.kube.strip_finalizers(ref())
-        seen = dict(house.job() or {})
         house.kube.delete(ref())
-        for event in ("ADDED", "DELETED"):
-            old.operator.observe(JOB, event, seen)
+        await house.pass_time(60)
+        old.process.thaw()
         await house.until(lambda: house.phase(key) is RunPhase.ENDED)
 
     play(scene)

@@ -178,8 +178,7 @@ class Reconciler:
         rest = entry.run is None and all(map(rests, self._store.jobs_of(entry.key)))
         if job is None or rest:
             # Nobody else may know of the journal of an object that has gone.
-            told = entry.in_doubt or (job is None and self._store.has_gone(entry.key))
-            return told and await self._journaling.find(entry)
+            return entry.in_doubt and await self._journaling.find(entry)
         if entry.run is None and await self._journaling.find(entry):
             return not self._lacks_run(entry, job) or await self._begin(entry, job)
         if entry.newer_schema:

@@ -266,10 +266,6 @@ class Store:
         """Whether the watch showed that object going."""
         return uid in self._deleted
 
-    def has_gone(self, key: str) -> bool:
-        """Whether the watch showed an object of that run going."""
-        return key in self._gone
-
     def was_leaving(self, uid: str) -> bool:
         """Whether the object was last seen being deleted."""
         job = self._jobs.get(uid)
