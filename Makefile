@@ -55,7 +55,7 @@ check: $(READY) ## Format, lint, types, layers, generated files, and the fast te
 	$(BIN)/lint-imports
 	$(BIN)/python hack/sync_chart.py --check
 	test ! -e operator/__init__.py
-	$(BIN)/coverage run -m pytest tests/unit --quiet -m "not slow"
+	$(BIN)/coverage run -m pytest tests/unit --quiet -m "not slow" --hypothesis-profile ci
 	$(BIN)/coverage report
 
 .PHONY: sim
