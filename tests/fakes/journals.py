@@ -65,6 +65,10 @@ class FakeJournals:
         await self._world.pause()
         return found
 
+    async def unended_keys(self) -> AsyncIterator[str]:
+        for key, _run, _version in await self.unended():
+            yield key
+
     async def ended(self) -> AsyncIterator[tuple[Run, str]]:
         self._maybe_fail("journal.ended")
         for text, version in list(self.stored.values()):

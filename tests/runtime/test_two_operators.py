@@ -266,25 +266,23 @@ def test_what_came_of_an_older_life_of_the_run_is_not_true_of_the_next() -> None
     play(scene)
 
 
-def test_an_operator_that_was_stopped_ends_a_run_that_another_began() -> None:
-    """No object is left to tell of it when it wakes up."""
+def test_a_journal_that_another_left_without_its_object_is_found() -> None:
+    """That one was stopped while it began the run, made the journal as it woke up, and died."""
 
     async def scene(house: House) -> None:
         old = await house.operator()
-        house.world.freeze = lambda name, when: (name, when) == ("kube.status", "after")
-        house.give(job("another"))
+        house.world.freeze = lambda name, when: (name, when) == ("journal.create", "before")
+        body = house.give(job())
         await house.until(lambda: old.process.is_frozen)
         house.world.freeze = None
         house.kube.break_watches(old.process)
-        body = house.kube.create(job().build())  # its input is not there yet
-        other = await house.operator()
-        key = key_of(parse_job(body))
-        await house.until(lambda: house.phase(key) is RunPhase.ADMITTING)
-        await house.die(other)
-        house.kube.strip_finalizers(ref())
         house.kube.delete(ref())
-        await house.pass_time(60)
+        await house.operator()
+        await house.pass_time(5)
         old.process.thaw()
-        await house.until(lambda: house.phase(key) is RunPhase.ENDED)
+        await house.until(lambda: house.run(body))
+        await house.die(old)
+        await house.until(lambda: house.phase(key_of(parse_job(body))) is RunPhase.ENDED)
+        assert house.server.batches == {}
 
     play(scene)

@@ -44,9 +44,11 @@ def _base(body: Mapping[str, Any]) -> str:
 
 
 def _ended_before(body: Mapping[str, Any], run: Run) -> bool:
-    """Whether the job says an end that is older than this life of its run."""
-    ended = (body.get("status") or {}).get("completionTime")
-    return is_terminal(body) and ended is not None and decode_time(ended) < run.created_at
+    """Whether the job says an end that is older than its run's, which went on for another one."""
+    ended, last = (body.get("status") or {}).get("completionTime"), run.completion_time
+    if not is_terminal(body) or ended is None or last is None:
+        return False
+    return decode_time(ended) < last.replace(microsecond=0)
 
 
 class Watcher:

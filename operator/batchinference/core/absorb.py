@@ -50,6 +50,7 @@ from batchinference.core.policy import (
 from batchinference.core.pricing import priced
 from batchinference.core.rebuild import searched
 from batchinference.core.receipt import receipt
+from batchinference.core.refusals import too_large_to_upload
 from batchinference.core.regroup import is_too_large, learned
 from batchinference.core.setting import Setting
 from batchinference.core.transitions import RunInput, ShardInput, step_run, step_shard
@@ -170,6 +171,8 @@ def _task_failed(
         large = BatchFailure(fault.reason, fault.message, exceeds=BatchLimit.BYTES)
         if is_too_large(shard, large):
             return learned(run, shard, large), notes.without_failure(effect.id)
+        notes = notes.without_failure(effect.id)
+        return too_large_to_upload(run, shard, effect.ordinal or 1, large, setting.now), notes
     if effect.kind is TaskKind.UPLOAD and not run.was_submitted:
         return reject(run, fault.reason, fault.message, setting.now), notes
     return run, notes

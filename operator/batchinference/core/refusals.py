@@ -6,7 +6,7 @@ Pure. That nothing was billed is known by then; reading that from an answer is t
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from batchinference.core.backoff import backoff_s
 from batchinference.core.effects import resubmitting
@@ -17,8 +17,9 @@ from batchinference.core.setting import Setting
 from batchinference.core.timing import Timing
 from batchinference.core.transitions import ShardInput, step_shard
 from batchinference.model.batch import BatchFailure, NotSent, RefusalKind, Refused
-from batchinference.model.run import Run, Shard, SubmissionState
+from batchinference.model.run import Run, Shard, ShardState, SubmissionState
 from batchinference.model.status import Reason
+from batchinference.model.submission import Submission
 from batchinference.model.work import FaultKind, TaskFault
 
 
@@ -44,7 +45,8 @@ def refused(
         back = run.with_shard(_put_back(shard, setting, 0, large))
         return learned(back, shard, large), notes
     if answer.kind in {RefusalKind.INVALID, RefusalKind.TOO_LARGE}:
-        if not run.was_submitted_besides(shard):
+        is_of_all = answer.kind is RefusalKind.INVALID or not _others_go(run, shard)
+        if is_of_all and not run.was_submitted_besides(shard):
             undone = run.with_shard(_put_back(shard, setting, 0))
             return reject(undone, Reason.REFUSED, text, setting.now), notes
         final = BatchFailure(answer.code, answer.message)
@@ -72,6 +74,43 @@ def refused(
     back = run.with_shard(_put_back(shard, setting, wait, failure))
     return learned(back, shard, failure), noted
 
+
+def too_large_to_upload(
+    run: Run, shard: Shard, ordinal: int, failure: BatchFailure, now: datetime
+) -> Run:
+    """One record that the provider takes no file of: it fails, and others go on. Where there are
+    none, and nothing was submitted, the run fails.
+    """
+    if not run.was_submitted and not _others_go(run, shard):
+        return reject(run, failure.code, failure.message, now)
+    claimed = step_shard(shard, ShardInput.CLAIM) or shard
+    unsent = Submission(
+        ordinal=ordinal,
+        state=SubmissionState.REFUSED,
+        request={},
+        input_ref="",
+        claimed_at=now,
+        submit_by=now,
+        failure=failure,
+    )
+    ended = replace(claimed, submissions=(*claimed.submissions, unsent))
+    return run.with_shard(step_shard(ended, ShardInput.REFUSE) or shard)
+
+
+def _others_go(run: Run, shard: Shard) -> bool:
+    """Whether records of other shards may still be submitted."""
+    others = [s for s in run.shards if s.index != shard.index and not s.pooled]
+    return any(s.state in _TO_GO for s in others)
+
+
+_TO_GO = {
+    ShardState.STAGED,
+    ShardState.QUEUED,
+    ShardState.CLAIMED,
+    ShardState.UNKNOWN,
+    ShardState.FENCING,
+    ShardState.REGROUPED,
+}
 
 _PUT_BACK = {
     RefusalKind.QUOTA: (FaultKind.WAITING, Reason.QUOTA_WAIT),

@@ -211,6 +211,13 @@ class Journals(Protocol):
         one that can't be read. There may be years of receipts: they are read by their keys.
         """
 
+    def unended_keys(self) -> AsyncIterator[str]:
+        """The run keys of the same, without their contents.
+
+        Raises:
+            Stalled, Retry: the API server can't be asked now.
+        """
+
     def ended(self) -> AsyncIterator[tuple[Run, str]]:
         """The receipts of ended runs, as (run, version); without those that can't be read.
 

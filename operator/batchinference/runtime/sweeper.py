@@ -1,5 +1,5 @@
 """Finds what the watch did not show (protocol 7.6): objects that went, and journals that another
-process made while this one was stopped.
+process made.
 
 A deletion is missed when the operator was down, or when a broken watch listed again. Suspects are
 live runs without an object, and objects that the newest listing did not show; each is fetched by
@@ -26,9 +26,6 @@ logger = logging.getLogger(__name__)
 
 _DEFINITION = ObjectRef("CustomResourceDefinition", "", f"batchinferencejobs.{GROUP}")
 _WINDOW_S = 600.0
-_TICK_S = 10.0
-_STOPPED_S = 5.0
-"""How much longer than asked a sleep may take while the process runs."""
 _ALWAYS_ALLOWED = 3
 _SHARE_ALLOWED = 0.1
 
@@ -63,30 +60,22 @@ class Sweeper:
         self._believed: deque[float] = deque()
 
     async def run(self) -> None:
-        """Sweep for ever, and notice when the process was stopped in between."""
-        sweep_at = self._clock.elapsed() + self._settings.sweep_s
-        was_stopped = False
+        """Sweep for ever."""
         while True:
-            begun = self._clock.elapsed()
-            await self._clock.sleep(min(_TICK_S, sweep_at - begun))
-            was_stopped = was_stopped or self._clock.elapsed() - begun > _TICK_S + _STOPPED_S
+            await self._clock.sleep(self._settings.sweep_s)
             try:
-                if was_stopped:
-                    await self._find_journals()
-                    was_stopped = False
-                if self._clock.elapsed() >= sweep_at:
-                    sweep_at = self._clock.elapsed() + self._settings.sweep_s
-                    await self.sweep()
+                await self._find_journals()
+                await self.sweep()
             except Fault as fault:
                 logger.warning("What the watch did not show can't be looked for: %s", fault)
 
     async def _find_journals(self) -> None:
-        """This process was stopped: another one may have lived meanwhile, and begun runs of which
-        no object is left to tell.
+        """Another process may have begun runs of which no object is left to tell: while this one
+        was stopped, or as it woke up itself.
         """
-        for key, _run, _version in await self._journals.unended():
+        async for key in self._journals.unended_keys():
             entry = self._entries.setdefault(key, Entry(key))
-            if entry.run is None:
+            if entry.run is None and not entry.newer_schema:
                 entry.in_doubt = True
                 self._look(key)
 

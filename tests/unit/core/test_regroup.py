@@ -109,8 +109,12 @@ def test_one_record_that_is_too_large_fails() -> None:
     alone = fold(run_with(in_state(S.CLAIMED, rows=1)), refused)
     assert alone.verdict is not None, "nothing was submitted, and nothing can be"
     assert alone.verdict.reason == "ProviderRefused"
-    among = fold(run_with(in_state(S.CLAIMED, rows=1), in_state(S.SUBMITTED, 1)), refused)
-    assert among.shards[0].state is S.ENDED
+    for other in (S.SUBMITTED, S.QUEUED, S.REGROUPED):
+        among = fold(run_with(in_state(S.CLAIMED, rows=1), in_state(other, 1)), refused)
+        assert (among.shards[0].state, among.verdict) == (S.ENDED, None), other
+    pooled_on = replace(in_state(S.REGROUPED, 1), pooled=True)
+    last = fold(run_with(in_state(S.CLAIMED, rows=1), pooled_on), refused)
+    assert last.verdict is not None, "it was the last of them"
 
 
 UPLOAD_REFUSED = TaskFault(FaultKind.PERMANENT, "BatchTooLarge", "no file of that size (413)")
@@ -129,6 +133,20 @@ def test_an_upload_of_one_record_that_is_too_large_ends_a_run_that_is_not_paid_f
     run = fold(run_with(in_state(S.QUEUED, rows=1)), refused)
     assert run.verdict is not None
     assert run.verdict.reason == "BatchTooLarge"
+
+
+@pytest.mark.parametrize("other", [S.QUEUED, S.SUBMITTED, S.COLLECTED])
+def test_an_upload_of_one_record_that_is_too_large_fails_that_record(other) -> None:
+    refused = TaskDone(TaskKind.UPLOAD, 0, 1, UPLOAD_REFUSED)
+    run, notes = fold_all(run_with(in_state(S.QUEUED, rows=1), in_state(other, 1)), refused)
+    assert (run.shards[0].state, run.shards[1].state, run.verdict) == (S.ENDED, other, None)
+    assert run.shards[0].last is not None
+    assert run.shards[0].last.failure is not None
+    assert run.shards[0].last.failure.code == "BatchTooLarge"
+    assert notes.failures == {}
+    collecting = of_kind(decided(run), StartTask)
+    assert TaskKind.COLLECT in [task.kind for task in collecting]
+    assert fold(run, refused) == run, "told twice"
 
 
 def pooled(run: Run, *made: Shard, sources: tuple[int, ...] = (0,)) -> Run:

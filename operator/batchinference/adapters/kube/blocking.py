@@ -16,13 +16,12 @@ import urllib3
 
 from batchinference.adapters.kube.answers import Refusal, refusal, unreachable
 from batchinference.adapters.kube.connection import KubeConnection
-from batchinference.adapters.kube.names import CONFIG_MAPS, FIELD_MANAGER
+from batchinference.adapters.kube.names import CONFIG_MAPS, FIELD_MANAGER, METADATA
 
 _TIMEOUT = urllib3.Timeout(connect=5.0, read=30.0)
 _TRIES = 4
 _BACKOFF_S = 0.25
 _PASSING = {401, 429, 500, 502, 503, 504}
-_METADATA = "application/json;as={};g=meta.k8s.io;v=v1"
 
 
 class ConfigMaps:
@@ -61,7 +60,7 @@ class ConfigMaps:
         self, namespace: str, name: str, *, metadata_only: bool = False
     ) -> dict[str, Any] | None:
         """The ConfigMap, or None. With `metadata_only` its contents stay where they are."""
-        accept = _METADATA.format("PartialObjectMetadata") if metadata_only else "application/json"
+        accept = METADATA.format("PartialObjectMetadata") if metadata_only else "application/json"
         try:
             return self._call("GET", CONFIG_MAPS.path(namespace, name), accept=accept)
         except Refusal as refused:
@@ -72,7 +71,7 @@ class ConfigMaps:
     def list_metadata(self, namespace: str, selector: str) -> Iterator[dict[str, Any]]:
         """The metadata of every ConfigMap that the label selector matches, in order of names."""
         query = {"labelSelector": selector, "limit": "250"}
-        accept = _METADATA.format("PartialObjectMetadataList")
+        accept = METADATA.format("PartialObjectMetadataList")
         while True:
             path = f"{CONFIG_MAPS.path(namespace)}?{urlencode(query)}"
             try:

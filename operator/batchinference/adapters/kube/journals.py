@@ -26,6 +26,7 @@ from batchinference.adapters.kube.names import (
     JOB_ANNOTATION,
     JOURNAL_LABEL,
     MANAGED_BY,
+    METADATA,
     PHASE_ANNOTATION,
     UID_ANNOTATION,
 )
@@ -57,6 +58,7 @@ RESERVE_LIMIT = 960 * 1024
 _PLAIN = "journal"
 _COMPRESSED = "journal.json.zlib"
 _PAGE = 250
+_UNENDED = f"{JOURNAL_LABEL},{JOURNAL_LABEL}!=ended"
 _OURS = {MANAGED_BY, JOURNAL_LABEL, JOB_ANNOTATION, UID_ANNOTATION, PHASE_ANNOTATION}
 
 
@@ -75,7 +77,7 @@ class KubeJournals:
         schema: nothing may be written over it.
         """
         found: dict[str, tuple[str, Run | None, str]] = {}
-        async for key, item in self._listed(f"{JOURNAL_LABEL},{JOURNAL_LABEL}!=ended"):
+        async for key, item in self._listed(_UNENDED):
             self._remember(key, item)
             try:
                 found[key] = (key, _content(key, item), _version(item))
@@ -83,6 +85,13 @@ class KubeJournals:
                 log.warning("journal is not touched: %s", fault, extra={"run": key})
                 found[key] = (key, None, _version(item))
         return list(found.values())
+
+    async def unended_keys(self) -> AsyncIterator[str]:
+        """See `ports.Journals.unended_keys`."""
+        async for key, _item in self._listed(
+            _UNENDED, METADATA.format("PartialObjectMetadataList")
+        ):
+            yield key
 
     async def ended(self) -> AsyncIterator[tuple[Run, str]]:
         """See `ports.Journals.ended`."""
@@ -92,13 +101,15 @@ class KubeJournals:
             except NewerSchema:
                 continue
 
-    async def _listed(self, selector: str) -> AsyncIterator[tuple[str, Mapping[str, Any]]]:
+    async def _listed(
+        self, selector: str, accept: str = "application/json"
+    ) -> AsyncIterator[tuple[str, Mapping[str, Any]]]:
         """Journals by label; some of them twice where the listing had to begin again."""
         query = {"labelSelector": selector, "limit": str(_PAGE)}
         path = CONFIG_MAPS.path(self._namespace)
         while True:
             try:
-                page = await self._client.call("GET", path, query=query)
+                page = await self._client.call("GET", path, query=query, accept=accept)
             except Refusal as refusal:
                 if refusal.code == 410 and "continue" in query:  # compacted meanwhile: begin again
                     del query["continue"]

@@ -75,6 +75,9 @@ class Resource:
 
 _OURS = f"/apis/{GROUP}/{VERSION}"
 
+METADATA = "application/json;as={};g=meta.k8s.io;v=v1"
+"""What to accept where contents are to stay where they are; takes a kind of partial object."""
+
 CONFIG_MAPS = Resource("/api/v1", "configmaps", "ConfigMap")
 SECRETS = Resource("/api/v1", "secrets", "Secret")
 NAMESPACES = Resource("/api/v1", "namespaces", "Namespace", namespaced=False)
