@@ -428,6 +428,13 @@ class TestPlace:
         assert theirs.claim(THEIRS) is None
         assert config_maps.get(namespace, "answers-1") is None
 
+    def test_a_later_life_of_the_run_is_told_from_this_one(self, place: ConfigMapPlace) -> None:
+        assert not place.has_later(OURS)
+        place.claim(replace(OURS, since="2026-01-02T00:00:00Z"))
+        assert place.has_later(replace(OURS, since="2026-01-01T00:00:00Z"))
+        assert not place.has_later(replace(OURS, since="2026-01-02T00:00:00Z"))
+        assert not place.has_later(replace(THEIRS, since="2026-01-01T00:00:00Z"))
+
     def test_a_run_that_is_handed_over_keeps_the_tag_that_the_claim_names(
         self, place: ConfigMapPlace, config_maps: ConfigMaps, uri: str
     ) -> None:

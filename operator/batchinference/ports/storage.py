@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
+from batchinference.errors import InvalidObject
+from batchinference.model.codec import decode_time
 from batchinference.model.work import Holder
 
 
@@ -90,6 +92,14 @@ class Claim:
     since: str = ""
     replaces: str = ""
 
+    def is_later_than(self, other: Claim) -> bool:
+        """Whether this very run began anew after that: the place is that life's by now."""
+        same = (self.run_key, self.installation) == (other.run_key, other.installation)
+        try:
+            return same and decode_time(self.since) > decode_time(other.since)
+        except InvalidObject:  # not known, or not written by us
+            return False
+
 
 class ResultPlace(Protocol):
     """An output place: a prefix in an object store, or ConfigMaps in the job's namespace."""
@@ -104,6 +114,9 @@ class ResultPlace(Protocol):
 
     def taken_by(self, claim: Claim) -> str:
         """The other installation that has this very run now; "" where none has."""
+
+    def has_later(self, claim: Claim) -> bool:
+        """Whether a later life of this very run holds it: see `Claim.is_later_than`."""
 
     def release(self, claim: Claim) -> None:
         """Remove the claim if it is ours and no manifest stands."""

@@ -28,13 +28,21 @@ def clean(run: Run, bench: Workbench) -> Cleaned:
 
 
 def _is_taken(run: Run, place: ResultPlace) -> bool:
-    """Whether another installation goes on with the run. Where that can't be read any more, nobody
-    does: its manifest stood there, and whoever takes such a place adopts the end.
+    """Whether another installation goes on with the run, or a later life of it. Where that can't be
+    read any more, nobody does: its manifest stood there, and whoever takes such a place adopts the
+    end.
     """
     try:
-        return bool(place.taken_by(claim_of(run)))
+        return _is_anothers(run, place)
     except Fault:
         return False
+
+
+def _is_anothers(run: Run, place: ResultPlace) -> bool:
+    # A later life is at work where an operator was stopped with this task under way, and another
+    # one did it meanwhile.
+    claim = claim_of(run)
+    return bool(place.taken_by(claim)) or place.has_later(claim)
 
 
 def _clear_left(run: Run, bench: Workbench) -> None:
@@ -58,9 +66,9 @@ def release(run: Run, bench: Workbench) -> Cleaned:
     """Of a run that never submitted: the claim first, so that the place is free whatever fails
     afterwards; then staging; then uploads that were never used, of which the journal may know
     nothing: a process that dies may have been a few steps ahead of it. Nothing of what another
-    installation has taken over.
+    installation has taken over, or a later life of the run.
     """
-    if bench.output.taken_by(claim_of(run)):
+    if _is_anothers(run, bench.output):
         return Cleaned()
     bench.output.release(claim_of(run))
     bench.staging.delete_prefix(layout(run).prefix)

@@ -116,6 +116,11 @@ class PrefixPlace:
         same = found is not None and found.run_key == claim.run_key
         return found.installation if same and found and not _is_same(found, claim) else ""
 
+    def has_later(self, claim: Claim) -> bool:
+        """See `ports.ResultPlace.has_later`."""
+        found = self._claim()
+        return found is not None and found.is_later_than(claim)
+
     def release(self, claim: Claim) -> None:
         """See `ports.ResultPlace.release`."""
         finished = self._finished()

@@ -412,6 +412,26 @@ def test_nothing_is_handed_over_that_changed_hands_meanwhile(desk: Desk) -> None
 
 
 @pytest.mark.parametrize(
+    ("since", "is_later"),
+    [
+        ("2026-01-01T00:00:00.5Z", True),
+        ("2026-01-01T00:00:00Z", False),
+        ("2025-12-31T23:59:59Z", False),
+        ("", False),
+        ("tomorrow", False),
+    ],
+)
+def test_a_place_tells_whether_a_later_life_has_it(desk: Desk, since: str, is_later: bool) -> None:
+    ours = replace(OURS, since="2026-01-01T00:00:00Z")
+    place = PrefixPlace(desk.store, OUTPUT)
+    assert not place.has_later(ours), "nobody has it"
+    claimed_by(desk, replace(OURS, since=since))
+    assert place.has_later(ours) is is_later
+    assert not place.has_later(replace(ours, installation="other"))
+    assert not place.has_later(OURS), "it is not known when that began"
+
+
+@pytest.mark.parametrize(
     ("claim", "taken_by"),
     [
         (None, ""),
@@ -428,12 +448,19 @@ def test_a_place_tells_who_has_this_very_run(
     assert PrefixPlace(desk.store, OUTPUT).taken_by(OURS) == taken_by
 
 
+BY_ANOTHER = {"installation": "other"}
+BY_A_LATER_LIFE = {"since": "2126-01-01T00:00:00.5Z"}
+
+
+@pytest.mark.parametrize("now", [BY_ANOTHER, BY_A_LATER_LIFE])
 @pytest.mark.parametrize("kind", [TaskKind.CLEAN, TaskKind.RELEASE])
-def test_what_another_installation_has_by_now_is_not_deleted(desk: Desk, kind: TaskKind) -> None:
+def test_what_another_one_has_by_now_is_not_deleted(
+    desk: Desk, kind: TaskKind, now: dict[str, str]
+) -> None:
     admitted(desk)
     desk.stage()
     claimed = json.loads(desk.store.objects[f"{OUTPUT}_run.json"])
-    taken = json.dumps({**claimed, "installation": "other"}).encode()
+    taken = json.dumps({**claimed, **now}).encode()
     desk.store.objects[f"{OUTPUT}_run.json"] = taken
     staged, deleted = desk.staged(), list(desk.data.deleted)
     assert desk.perform(kind) == Cleaned()

@@ -113,6 +113,12 @@ class ConfigMapPlace:
             return ""
         return "" if found.installation == claim.installation else found.installation
 
+    def has_later(self, claim: Claim) -> bool:
+        """See `ports.ResultPlace.has_later`."""
+        first = self._first()
+        found = None if first is None else _decoded(first)
+        return found is not None and found.is_later_than(claim)
+
     def release(self, claim: Claim) -> None:
         """See `ports.ResultPlace.release`."""
         for _ in range(_TRIES):
