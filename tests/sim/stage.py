@@ -634,7 +634,9 @@ class Stage(Outside):
         manifest = self.workers.manifest(run.output.uri) or {}
         errors = self.workers.results(run.output.uri, "errors") or []
         found += manifest_problems(name, manifest, results, errors)
-        if run.phase is RunPhase.ENDED:
+        # A life whose journal is lost may have claimed the place after this one had begun.
+        held_by_lost = self.watcher.were_lost and self.workers.has_later_claim(run)
+        if run.phase is RunPhase.ENDED and not held_by_lost:
             known_places = tuple(self.watcher.staging[run.key])
             left = [u for u in self.workers.leftovers(run) if u.startswith(known_places)]
             left = [] if run.key in self.workers.staged_late else left

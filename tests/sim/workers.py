@@ -143,6 +143,10 @@ class Workers:
         data = self.store.objects.get(f"{output}manifest.json")
         return json.loads(data) if data is not None else None
 
+    def has_later_claim(self, run: Run) -> bool:
+        """Whether the output place is claimed for a later life of the run, as far as it says."""
+        return PrefixPlace(self.store, run.output.uri).has_later(claim_of(run))
+
     def leftovers(self, run: Run) -> list[str]:
         """What of an ended run is still in staging."""
         return [u for u in self.store.under("s3://staging/") if f"/{run.key}/" in u]
