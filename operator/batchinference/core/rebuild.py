@@ -71,6 +71,13 @@ def look_back(draft: Draft) -> bool:
     return is_staged
 
 
+def is_yet_to_ask(draft: Draft) -> bool:
+    """Whether `look_back` will ask, and this process has not: it may have been down for long."""
+    early = draft.run.phase not in {RunPhase.STAGING, RunPhase.RUNNING}
+    tried = LOOK in draft.notes.looks or _SEARCH.id in draft.notes.failures
+    return not early and not tried
+
+
 def _again(draft: Draft, at: datetime) -> None:
     if draft.observed.now >= at:
         draft.want(_SEARCH)

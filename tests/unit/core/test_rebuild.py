@@ -47,6 +47,7 @@ from unit.core.given import (
     TIMING,
     after,
     decided,
+    failing,
     fold_all,
     in_state,
     observed,
@@ -398,6 +399,17 @@ def test_a_cancelled_run_does_not_wait_for_ever_for_what_it_may_have() -> None:
     early = decide_once(run, Notes(), gone=True, now=after(TIMING.parked_s - 1))
     assert early.run.phase is RunPhase.ADMITTING
     late = decide_once(run, Notes(), gone=True, now=after(TIMING.parked_s))
+    assert late.run.phase is RunPhase.CLEANING
+
+
+def test_a_cancelled_run_is_not_given_up_before_this_process_has_asked() -> None:
+    """The operator may have been down for all that time."""
+    run = staged(earlier=LOST, cancel=Cancel(CancelWhy.DELETED, NOW))
+    first = decide_once(run, Notes(), gone=True, now=after(TIMING.parked_s))
+    assert first.run.phase is RunPhase.RUNNING
+    assert Search() in first.effects
+    in_vain = failing(Search().id, FaultKind.RETRY, Reason.PROVIDER_UNAVAILABLE)
+    late = decide_once(run, in_vain, gone=True, now=after(TIMING.parked_s))
     assert late.run.phase is RunPhase.CLEANING
 
 
