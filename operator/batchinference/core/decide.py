@@ -36,7 +36,7 @@ from batchinference.core.policy import (
     reject,
     staging_verdict,
 )
-from batchinference.core.rebuild import is_yet_to_ask, look_back
+from batchinference.core.rebuild import is_asking, look_back
 from batchinference.core.regroup import regroup
 from batchinference.core.returning import come_back, tell_found
 from batchinference.core.submit import submit_shards
@@ -104,7 +104,7 @@ def give_up_unpaid(draft: Draft) -> bool:
         # What it has must be found and cancelled first; but nobody waits for that for ever.
         until = run.cancel.at + timedelta(seconds=draft.timing.parked_s)
         draft.wake(until)
-        if draft.observed.now < until or is_yet_to_ask(draft):
+        if draft.observed.now < until or is_asking(draft):
             return False
     if cancels_strange(draft):
         return False

@@ -71,11 +71,16 @@ def look_back(draft: Draft) -> bool:
     return is_staged
 
 
-def is_yet_to_ask(draft: Draft) -> bool:
-    """Whether `look_back` will ask, and this process has not: it may have been down for long."""
-    early = draft.run.phase not in {RunPhase.STAGING, RunPhase.RUNNING}
-    tried = LOOK in draft.notes.looks or _SEARCH.id in draft.notes.failures
-    return not early and not tried
+def is_asking(draft: Draft) -> bool:
+    """Whether `look_back` gets on with it, or is about to: the operator may have been down for as
+    long as anybody waits.
+    """
+    failure = draft.notes.failures.get(_SEARCH.id)
+    in_vain = failure is not None and failure.fault.reason != Reason.LISTING_ACCOUNT
+    if draft.run.phase not in {RunPhase.STAGING, RunPhase.RUNNING} or in_vain:
+        return False
+    look = draft.notes.looks.get(LOOK)
+    return look is None or look.counts
 
 
 def _again(draft: Draft, at: datetime) -> None:

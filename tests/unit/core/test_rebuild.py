@@ -402,15 +402,23 @@ def test_a_cancelled_run_does_not_wait_for_ever_for_what_it_may_have() -> None:
     assert late.run.phase is RunPhase.CLEANING
 
 
-def test_a_cancelled_run_is_not_given_up_before_this_process_has_asked() -> None:
+def test_a_cancelled_run_is_not_given_up_while_this_process_asks() -> None:
     """The operator may have been down for all that time."""
     run = staged(earlier=LOST, cancel=Cancel(CancelWhy.DELETED, NOW))
     first = decide_once(run, Notes(), gone=True, now=after(TIMING.parked_s))
     assert first.run.phase is RunPhase.RUNNING
     assert Search() in first.effects
-    in_vain = failing(Search().id, FaultKind.RETRY, Reason.PROVIDER_UNAVAILABLE)
-    late = decide_once(run, in_vain, gone=True, now=after(TIMING.parked_s))
-    assert late.run.phase is RunPhase.CLEANING
+    for reason, phase in (
+        (Reason.LISTING_ACCOUNT, RunPhase.RUNNING),
+        (Reason.PROVIDER_UNAVAILABLE, RunPhase.CLEANING),
+    ):
+        failed = failing(Search().id, FaultKind.RETRY, reason)
+        later = decide_once(run, failed, gone=True, now=after(TIMING.parked_s))
+        assert later.run.phase is phase, reason
+    for complete, phase in ((True, RunPhase.RUNNING), (False, RunPhase.CLEANING)):
+        looked = Notes().with_absence(LOOK, after(TIMING.parked_s), complete=complete)
+        later = decide_once(run, looked, gone=True, now=after(TIMING.parked_s))
+        assert later.run.phase is phase, complete
 
 
 def test_a_new_run_that_is_deleted_is_gone_at_once() -> None:
