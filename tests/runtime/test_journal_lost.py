@@ -12,7 +12,8 @@ import pytest
 from batchinference.core.begin import key_of
 from batchinference.model.batch import SubmissionID
 from batchinference.model.job import parse_job
-from batchinference.model.run import RunPhase
+from batchinference.model.metadata import PAUSED
+from batchinference.model.run import RunPhase, ShardState
 from batchinference.model.work import FaultKind, TaskFault, TaskKind
 from batchinference.runtime import index as index_module
 from batchinference.runtime.index import Indexes
@@ -119,6 +120,60 @@ def test_a_journal_that_is_deleted_under_a_living_operator_is_rebuilt() -> None:
         lose_all(house)
         await house.until(lambda: house.state() == "Succeeded")
         assert batches(house) == 1
+
+    play(scene, habits=SLOW)
+
+
+@pytest.mark.parametrize("paused", [False, True])
+def test_what_a_suspended_run_has_at_the_provider_is_found_and_collected(paused: bool) -> None:
+    async def scene(house: House) -> None:
+        house.limit({"maxRecordsPerBatch": 2, "maxActiveBatches": 1})
+        await house.operator()
+        body = await running(house, records=4)
+        if paused:
+            house.kube.annotate(ref(), **{PAUSED: "true"})
+        else:
+            house.kube.edit_spec(ref(), suspend=True)
+        await another_life(house)
+        await house.until(lambda: house.phase(key(body)) is RunPhase.RUNNING)
+        await house.until(lambda: house.condition("Suspended")["status"] == "False")
+        assert house.condition("Suspended")["reason"] == (
+            "Paused" if paused else "AlreadySubmitted"
+        )
+        await house.pass_time(6000)
+        run = house.run(body)
+        assert run is not None
+        assert [s.state for s in run.shards] == [ShardState.COLLECTED, ShardState.QUEUED]
+        assert batches(house) == 1, "the other is held back"
+        if paused:
+            house.kube.annotate(ref(), **{PAUSED: "false"})
+        else:
+            house.kube.edit_spec(ref(), suspend=False)
+        await house.until(lambda: house.state() == "Succeeded", patience_s=20_000)
+        assert batches(house) == 2
+
+    play(scene, habits=SLOW)
+
+
+def test_a_run_that_is_found_twice_did_not_end_before_it_started() -> None:
+    async def scene(house: House) -> None:
+        await house.operator()
+        await running(house)
+        for life in list(house.lives):
+            await house.die(life)
+        await house.pass_time(6000)
+        lose_all(house)
+        await house.operator()
+        await house.until(lambda: house.state() == "Succeeded")
+        started = house.status()["startTime"]
+        lose_all(house)
+        house.kube.delete(ref())
+        await house.until(lambda: house.job() is None)
+        house.give(job())
+        await house.until(lambda: house.state() == "Succeeded")
+        shown = house.status()
+        assert shown["startTime"] == started
+        assert shown["completionTime"] >= started
 
     play(scene, habits=SLOW)
 

@@ -234,17 +234,22 @@ def _admitted(
 
 
 def _adopted(run: Run, snapshot: InputSnapshot, earlier: EarlierEnd, setting: Setting) -> Run:
-    """Its manifest stands: it is finished, with its original times, and nothing is submitted."""
+    """Its manifest stands: it is finished, with its original times, and nothing is submitted.
+
+    One that had lost its journal before may have started anew after its batches had ended: it did
+    not end before.
+    """
     stepped = step_run(run, RunInput.ADOPT)
     assert stepped is not None, "only a run that is being admitted looks at its place"
+    started, ended = earlier.started_at or run.start_time, earlier.ended_at or setting.now
     return replace(
         stepped,
         input=snapshot,
         staged=Staged(rows=earlier.rows, bad=earlier.bad, size=0, tokens=0),
         results=priced(earlier.results, run.provider.settings, setting.spec.model),
         verdict=final_verdict(run, setting.spec, earlier.results),
-        start_time=earlier.started_at or run.start_time,
-        completion_time=earlier.ended_at or setting.now,
+        start_time=started,
+        completion_time=max(ended, started or ended),
         earlier=None,
         adopted=True,
         submitted=True,

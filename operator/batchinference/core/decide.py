@@ -223,7 +223,8 @@ def hold_back(draft: Draft) -> bool:
     """Nothing starts while suspended, or without an object; what the provider has goes on.
 
     An object that is not to be seen may be gone: then nobody wants what it would cost, and no
-    finalizer would stand for it (protocol 7.1).
+    finalizer would stand for it (protocol 7.1). A run that lost its journal is staged all the same
+    while its object is there: only so is what the provider has of it found and collected.
     """
     run, observed = draft.run, draft.observed
     if run.cancel is not None:
@@ -235,7 +236,8 @@ def hold_back(draft: Draft) -> bool:
     draft.paused = pause_of_job(observed.job) or observed.paused_provider
     if not held:
         return False
-    if run.phase in {RunPhase.ADMITTING, RunPhase.STAGING}:
+    finds = run.may_have_more and observed.job is not None
+    if run.phase in {RunPhase.ADMITTING, RunPhase.STAGING} and not finds:
         if any(effect_id.startswith(TASKS) for effect_id in draft.notes.inflight):
             draft.effects.append(StopTasks())
         return True
