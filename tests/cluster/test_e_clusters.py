@@ -253,3 +253,79 @@ def test_e15_a_namespace_with_finished_jobs_is_deleted_and_made_again(pair: Pair
     assert pair.creates() == creates
     assert json.loads(team.kubectl("get", "bij", "--output", "json"))["items"]
     pair.check_paid_once()
+
+
+def test_e9_an_edit_of_what_is_paid_for_stalls_without_a_journal(second: Pair) -> None:
+    second.run_live()
+    creates = second.creates()
+    with_validation(second, present=False)
+    try:
+        second.delete_journals()
+        second.patch({"spec": {"parameters": {"maxOutputTokens": 7}}})
+        for name in second.names:
+            stalled = second.team.wait_condition(name, "Stalled")
+            # As it was missed already or not; neither submits anything.
+            assert stalled["reason"] in {Reason.SPEC_CHANGED, Reason.JOURNAL_LOST}
+        second.patch({"spec": {"parameters": None}})
+        before = second.let_finish()
+        second.delete_journals()
+        second.patch({"spec": {"parameters": {"maxOutputTokens": 7}}})
+        for name in second.names:
+            wait_for("a look at the edit", lambda name=name: looked(second, name))
+            second.check_same(name, before)
+    finally:
+        with_validation(second, present=True)
+    assert second.creates() == creates
+    second.check_paid_once()
+
+
+@pytest.mark.parametrize("phase", ["finished", "live", "live, and no operator runs"])
+def test_e14_definitions_come_back_and_the_journals_do_not(second: Pair, phase: str) -> None:
+    before = second.run_to_the_end() if phase == "finished" else None
+    if before is None:
+        second.run_live()
+    creates = second.creates()
+    stack = second.team.stack
+    (operator,) = stack.operators
+    if phase == "live, and no operator runs":
+        operator.stop()
+        second.delete_journals()
+        # Neither journals nor providers are left to cancel by: what was submitted goes on.
+        stack.control_plane.kubectl("delete", "--filename", str(CRDS), "--wait=false")
+        operator.start()
+        stack.wait_until_healthy(operator)
+        wait_for("all definitions gone", lambda: not definitions(second))
+    else:
+        stack.control_plane.kubectl("delete", "--filename", str(CRDS), "--timeout=120s")
+        second.delete_journals()
+    install_again(second)
+    if before is not None:
+        second.check_found(before, by_manifest=True)
+        assert second.creates() == creates
+        second.check_paid_once()
+    else:
+        second.let_finish()
+        second.check_paid_once(submissions=None)
+        assert max(n for name in second.names for n in second.cancels(name)) <= 1
+
+
+def test_e15_a_namespace_comes_back_and_its_journals_do_not(pair: Pair) -> None:
+    pair.run_live()
+    anew(pair)
+    before = pair.let_finish()
+    pair.check_paid_once(submissions=None)
+    creates = pair.creates()
+    anew(pair)
+    pair.check_found(before, by_manifest=True)
+    assert pair.creates() == creates
+
+
+def anew(pair: Pair) -> None:
+    """Delete the namespace, its Secrets first, and the journals; make it again from Git."""
+    team, plane = pair.team, pair.team.stack.control_plane
+    plane.kubectl("delete", "secrets", "--all", "--namespace", team.namespace)
+    plane.kubectl("delete", "namespace", team.namespace, "--timeout=120s")
+    pair.delete_journals()
+    plane.kubectl("create", "namespace", team.namespace)
+    pair.apply_providers()
+    pair.apply()

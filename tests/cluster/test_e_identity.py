@@ -4,32 +4,14 @@ from __future__ import annotations
 
 import copy
 import json
-from typing import Any
 
 import pytest
 
 from batchinference.model.status import Reason
 from cluster.pair import SHARDS, Pair, elsewhere
+from cluster.syncing import create, hooks
 from control_plane import CommandFailed
 from stack import wait_for
-
-
-def hooks(pair: Pair, run_id: str) -> list[dict[str, Any]]:
-    """Both jobs as hooks of a sync, which get a new name each time."""
-    made = copy.deepcopy(pair.manifests)
-    for manifest in made:
-        meta = manifest["metadata"]
-        meta["generateName"] = f"{meta.pop('name')}-"
-        meta["annotations"] = {"argocd.argoproj.io/hook": "PostSync"}
-        if run_id:
-            manifest["spec"]["runID"] = run_id
-    return made
-
-
-def create(pair: Pair, run_id: str) -> list[str]:
-    """Create the hooks; their names."""
-    said = pair.kubectl("create", "--output", "name", manifests=hooks(pair, run_id))
-    return [line.partition("/")[2] for line in said.split()]
 
 
 def test_e10_hooks_with_one_run_id_are_one_run(pair: Pair) -> None:

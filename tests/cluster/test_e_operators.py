@@ -114,3 +114,62 @@ def test_e13_two_operators_see_one_lost_answer(pair: Pair, second: Operator) -> 
         pair.team.control.fault(provider, "lose_response", create, times=SHARDS)
     pair.run_to_the_end()
     pair.check_paid_once()
+
+
+def test_e13_two_operators_without_journals_pay_once(pair: Pair, second: Operator) -> None:
+    assert second.running
+    pair.run_live()
+    pair.delete()
+    pair.delete_journals()
+    pair.apply()
+    before = pair.let_finish()
+    pair.check_paid_once(submissions=None)
+    creates = pair.creates()
+    pair.delete_journals()
+    pair.delete()
+    pair.apply()
+    pair.check_found(before, by_manifest=True)
+    assert pair.creates() == creates
+
+
+def test_e13_a_rolling_update_finds_lost_answers_without_journals(
+    pair: Pair, second: Operator
+) -> None:
+    first = pair.team.stack.operators[0]
+    assert first is not second
+    pair.team.control.hold()
+    for provider, create in CREATES:
+        pair.team.control.fault(provider, "lose_response", create, times=SHARDS)
+    before = pair.creates()
+    pair.apply()
+    wait_for("all accepted", lambda: pair.creates() == before + len(CREATES) * SHARDS)
+    # Neither a journal nor a status knows of a batch now.
+    pair.delete_journals()
+    first.stop()
+    pair.wait_live()
+    pair.let_finish()
+    pair.check_paid_once()
+
+
+def test_e13_an_operator_that_wakes_up_does_no_harm_without_its_journals(
+    pair: Pair, second: Operator
+) -> None:
+    first = pair.team.stack.operators[0]
+    pair.run_live()
+    os.kill(first.pid, signal.SIGSTOP)
+    try:
+        pair.delete_journals()
+        pair.delete()
+        pair.apply()
+        before = pair.let_finish()
+        creates = pair.creates()
+        pair.delete_journals()
+    finally:
+        os.kill(first.pid, signal.SIGCONT)
+    second.stop()
+    pair.patch({"spec": {"successPolicy": {"maxFailedPercent": 5}}})
+    for name in pair.names:
+        wait_for("a look at the edit", lambda name=name: looked(pair, name))
+        pair.check_same(name, before)
+    assert pair.creates() == creates
+    pair.check_paid_once(submissions=None)

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from cluster.pair import Pair
+from cluster.syncing import Release
 from stack import wait_for
 
 
@@ -120,32 +120,3 @@ def test_e4_helm_upgrade_after_a_deletion_by_hand(pair: Pair, phase: str, tmp_pa
 
 
 SUBMISSIONS = {"finished": 2, "live": None}
-
-
-class Release:
-    """A Helm release that holds both jobs, and a ConfigMap to change."""
-
-    def __init__(self, pair: Pair, folder: Path) -> None:
-        self.plane, self.namespace = pair.team.stack.control_plane, pair.team.namespace
-        self.chart = folder / "jobs"
-        (self.chart / "templates").mkdir(parents=True)
-        chart = {"apiVersion": "v2", "name": "jobs", "version": "1.0.0"}
-        (self.chart / "Chart.yaml").write_text(yaml.safe_dump(chart))
-        (self.chart / "values.yaml").write_text(yaml.safe_dump({"jobs": pair.manifests}))
-        (self.chart / "templates" / "all.yaml").write_text(_TEMPLATE)
-
-    def helm(self, verb: str, revision: str = "", *, note: str = "") -> None:
-        what = [revision] if revision else [str(self.chart), "--set", f"note={note}"]
-        self.plane.helm(verb, "jobs", *what, "--namespace", self.namespace)
-
-
-_TEMPLATE = """
-apiVersion: v1
-kind: ConfigMap
-metadata: {name: note}
-data: {note: {{ .Values.note | quote }}}
-{{- range .Values.jobs }}
----
-{{ toYaml . }}
-{{- end }}
-"""
