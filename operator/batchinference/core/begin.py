@@ -67,20 +67,28 @@ def has_nothing(run: Run) -> bool:
     return early and not run.shards and not run.was_submitted
 
 
+def unadmitted(run: Run) -> Run:
+    """A run that has nothing, before it looked at its input and claimed its output place."""
+    return replace(
+        run,
+        phase=RunPhase.ADMITTING,
+        output=replace(run.output, claimed=False),
+        input=None,
+        cursor=None,
+        passes=0,
+    )
+
+
 def moved(run: Run, fresh: Run) -> Run:
     """A run that has nothing, from its beginning on the provider's new settings."""
     left = {*run.left, run.staging.uri} - {fresh.staging.uri}
     return replace(
-        run,
+        unadmitted(run),
         left=tuple(sorted(left)),
-        phase=RunPhase.ADMITTING,
         provider=fresh.provider,
         limits=fresh.limits,
         output=fresh.output,
         staging=fresh.staging,
-        input=None,
-        cursor=None,
-        passes=0,
     )
 
 

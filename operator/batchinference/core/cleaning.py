@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import timedelta
 
-from batchinference.core.begin import has_nothing, moved
+from batchinference.core.begin import has_nothing, moved, unadmitted
 from batchinference.core.draft import Draft
 from batchinference.core.effects import Announce, StartTask
 from batchinference.core.notes import Failure
@@ -71,9 +71,13 @@ def _leave(draft: Draft, run: Run, reason: str, why: str) -> None:
 def leave_provider(draft: Draft) -> bool:
     """A run that has nothing yet goes where its provider object leads now; what it may have left
     where that led before is removed first, if that can be done; nothing is while an earlier life of
-    it may have batches, whose inputs, answers and claim these are.
+    it may have batches, whose inputs, answers and claim these are. The claim goes with it, so the
+    journal says first that the run has none: it may be led back before it has moved.
     """
     fresh, release = draft.observed.fresh, StartTask(TaskKind.RELEASE)
+    if fresh is None and has_nothing(draft.run):
+        draft.notes = replace(draft.notes, released=False)
+        return release.id in draft.notes.inflight
     if fresh is None or not has_nothing(draft.run) or draft.notes.inflight - {release.id}:
         return False
     failure = draft.notes.failures.get(release.id)
@@ -81,6 +85,7 @@ def leave_provider(draft: Draft) -> bool:
     in_vain = failure is not None and (not passing or failure.count >= draft.timing.told_after)
     began = draft.run.start_time is not None
     if began and not draft.notes.released and not in_vain and not draft.run.may_have_more:
+        draft.run = unadmitted(draft.run)
         draft.want(release)
         return True
     if failure is not None:

@@ -20,9 +20,10 @@ def must_stand(stored: Run, run: Run) -> bool:
     May wait: that the output place is claimed (claiming it again finds it ours), what the input
     was, how far staging came, that its shards ask for places, what was found out of an earlier life
     of it. Everything else must not: claims and whatever follows them, cancelling, ends, whose the
-    run is, its last-seen spec.
+    run is, its last-seen spec, and that the output place is claimed no more.
     """
-    return _lasting(stored) != _lasting(run)
+    given_up = stored.output.claimed and not run.output.claimed
+    return given_up or _lasting(stored) != _lasting(run)
 
 
 def _lasting(run: Run) -> Run:

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from batchinference.core.draft import Decision
+from batchinference.core.durability import must_stand
 from batchinference.core.effects import Announce, StartTask
 from batchinference.core.notes import Notes
 from batchinference.core.outcomes import TaskDone
@@ -104,14 +105,27 @@ def test_a_run_leaves_its_old_place_before_it_moves() -> None:
     run = replace(young(), output=Place("s3://data/ml/out/triage/", claimed=True))
     leaving = decided(run, observed(fresh=FRESH))
     assert [e.kind for e in of_kind(leaving, StartTask)] == [TaskKind.RELEASE]
-    assert leaving.run == run, "it is still the old place that is released"
-    run, notes = fold_all(run, TaskDone(TaskKind.RELEASE, None, None, Cleaned()))
-    assert run.phase is RunPhase.STAGING
+    assert leaving.run.staging == run.staging, "it is still the old place that is released"
+    assert (leaving.run.phase, leaving.run.output.claimed) == (RunPhase.ADMITTING, False)
+    assert must_stand(run, leaving.run), "the claim is gone whether the next process knows or not"
+    run, notes = fold_all(leaving.run, TaskDone(TaskKind.RELEASE, None, None, Cleaned()))
+    assert run.phase is RunPhase.ADMITTING
     there = decided(run, observed(fresh=FRESH), notes)
     assert (there.run.staging, there.run.output) == (FRESH.staging, FRESH.output)
     assert there.run.phase is RunPhase.ADMITTING
     assert not there.notes.released
     assert of_kind(there, Announce) == []
+
+
+def test_a_run_that_is_led_back_claims_its_place_anew() -> None:
+    run = replace(young(), output=Place("s3://data/ml/out/triage/", claimed=True))
+    run = decided(run, observed(fresh=FRESH)).run
+    busy = Notes(inflight=frozenset({RELEASE.id}))
+    assert of_kind(decided(run, notes=busy), StartTask) == [], "what it left is being removed"
+    run, notes = fold_all(run, TaskDone(TaskKind.RELEASE, None, None, Cleaned()))
+    back = decided(run, notes=notes)
+    assert [e.kind for e in of_kind(back, StartTask)] == [TaskKind.ADMIT]
+    assert not back.notes.released, "a later move removes what this one leaves"
 
 
 def test_a_run_that_has_not_looked_anywhere_moves_at_once() -> None:
@@ -131,7 +145,8 @@ def test_nothing_is_removed_of_a_run_of_which_the_provider_may_have_more() -> No
 def test_an_old_place_that_cannot_be_left_in_order_holds_nobody(fault, times) -> None:
     run, notes = young(), Notes()
     for _ in range(times):
-        assert decided(run, observed(fresh=FRESH), notes).run == run
+        run = decided(run, observed(fresh=FRESH), notes).run
+        assert run.staging == young().staging
         run, notes = fold_all(run, TaskDone(TaskKind.RELEASE, None, None, fault), notes=notes)
     decision = decided(run, observed(fresh=FRESH), notes)
     assert decision.run.staging == FRESH.staging
