@@ -611,6 +611,10 @@ class Stage(Outside):
         lines = [len(self.workers.results(uri) or ()) for uri in outputs]
         self.report.records = (sum(map(len, self._records.values())), sum(lines))
 
+    def _is_of_lost_life(self, run: Run) -> bool:
+        """Whether a life whose journal is lost claimed the place after this one had begun."""
+        return self.watcher.were_lost and self.workers.has_later_claim(run)
+
     def _result_problems(self, run: Run) -> list[str]:
         name = next(p.name for p in self.scenario.jobs if run.owner.name.startswith(p.name))
         results = self.workers.results(run.output.uri)
@@ -619,7 +623,8 @@ class Stage(Outside):
             claimed = f"{run.output.uri}_run.json" in self.workers.store.objects
             # What an earlier life left there, whose journal is lost, is not this one's to remove.
             earlier = self.watcher.were_lost and self.workers.manifest(run.output.uri) is not None
-            claimed = claimed and not earlier and run.key not in self.workers.claimed_late
+            held = earlier or self._is_of_lost_life(run)
+            claimed = claimed and not held and run.key not in self.workers.claimed_late
             found = [f"{name}: ended unsubmitted and keeps its claim"] if claimed else []
             if not self.watcher.were_lost:
                 found += unpaid_problems(name, self._records[name], server)
@@ -634,9 +639,7 @@ class Stage(Outside):
         manifest = self.workers.manifest(run.output.uri) or {}
         errors = self.workers.results(run.output.uri, "errors") or []
         found += manifest_problems(name, manifest, results, errors)
-        # A life whose journal is lost may have claimed the place after this one had begun.
-        held_by_lost = self.watcher.were_lost and self.workers.has_later_claim(run)
-        if run.phase is RunPhase.ENDED and not held_by_lost:
+        if run.phase is RunPhase.ENDED and not self._is_of_lost_life(run):
             known_places = tuple(self.watcher.staging[run.key])
             left = [u for u in self.workers.leftovers(run) if u.startswith(known_places)]
             left = [] if run.key in self.workers.staged_late else left
