@@ -426,6 +426,22 @@ def test_an_edited_object_whose_journal_is_lost_begins_no_other_run() -> None:
     play(scene)
 
 
+def test_an_object_whose_name_another_has_by_now_is_gone() -> None:
+    """The watch was broken when it went, and shows no object that was known when it is back."""
+
+    async def scene(house: House) -> None:
+        life = await house.operator()
+        body = house.give(job().with_spec(suspend=True))
+        await house.until(lambda: house.state() == "Suspended")
+        house.kube.break_watches(life.process)
+        house.kube.delete(ref())
+        house.kube.create({**body, "spec": {**body["spec"], "suspend": False}})
+        house.kube.mend_watches()
+        await house.until(lambda: house.state() == "Succeeded")
+
+    play(scene)
+
+
 def test_a_status_that_is_not_believed_and_shows_a_submission_starts_nothing() -> None:
     async def scene(house: House) -> None:
         submitted = {

@@ -102,6 +102,7 @@ class Store:
         self._flaws: dict[str, str] = {}
         self._deleted: set[str] = set()
         self._gone: dict[str, set[str]] = {}
+        self._names: dict[tuple[str, str], ObjectMeta] = {}
         self._listing = 0
         self._listed: dict[str, int] = {}
         self._strays: dict[str, Stray] = {}
@@ -123,8 +124,9 @@ class Store:
         if uid in self._deleted:
             return set()  # the answer to one of our writes that the watch has overtaken
         status = shared(body.get("status") or {})
+        gone = self._forget_namesake(meta)
         if _is_managed_elsewhere(body):
-            return self._hand_over(BatchInferenceJob(meta, _NO_SPEC, status))
+            return gone | self._hand_over(BatchInferenceJob(meta, _NO_SPEC, status))
         try:
             job, flaw = BatchInferenceJob(meta, parse_spec(body.get("spec", {})), status), ""
         except InvalidObject as error:
@@ -134,9 +136,21 @@ class Store:
         if uid not in self._keys:
             named = str(status.get("runKey") or "")
             if flaw or (named and named not in stray.keys):
-                return self._keep_stray(stray)
+                return gone | self._keep_stray(stray)
             self._keys[uid] = named or stray.keys[0]
-        return self._file(stray, self._keys[uid])
+        return gone | self._file(stray, self._keys[uid])
+
+    def _forget_namesake(self, meta: ObjectMeta) -> set[str]:
+        """An object of the same name was there before: it is gone, whether the watch showed it or
+        not.
+        """
+        name = (meta.namespace, meta.name)
+        before = self._names.get(name)
+        another = before is not None and before.uid != meta.uid
+        if before is not None and another and _is_older(meta, before.resource_version):
+            return set()  # late news of the one before
+        self._names[name] = meta
+        return self._forget(before.uid) if before is not None and another else set()
 
     def _was_listed(self, event: str | None, uid: str) -> None:
         known = uid in self._jobs or uid in self._strays
@@ -215,10 +229,14 @@ class Store:
 
     def _take_out(self, uid: str) -> str | None:
         """Know nothing more of the object; returns the run that it was of."""
-        self._strays.pop(uid, None)
+        stray = self._strays.pop(uid, None)
         self._changed_spec.discard(uid)
         self._flaws.pop(uid, None)
-        self._jobs.pop(uid, None)
+        job = self._jobs.pop(uid, stray.job if stray is not None else None)
+        if job is not None:
+            name = (job.metadata.namespace, job.metadata.name)
+            if name in self._names and self._names[name].uid == uid:
+                del self._names[name]
         self._listed.pop(uid, None)
         key = self._keys.pop(uid, None)
         if key is not None:
