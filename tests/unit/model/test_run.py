@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 from hypothesis import given, settings
@@ -116,6 +117,13 @@ def test_what_is_known_of_batches_that_appeared_late() -> None:
     assert [s.batch_id for s in ended.live] == ["batch-2"]
     after_all = replace(shard, submissions=(replace(given_up, state=U.ENDED, batch_id="b"),))
     assert after_all.is_doubled, "it was followed although it had been given up"
+
+
+def test_a_run_that_began_anew_is_another_life_also_where_it_was_written_in_between() -> None:
+    run = run_of()
+    read = decode(Run, json.loads(json.dumps(encode(run))))
+    assert run.is_same_life(replace(read, phase=RunPhase.ENDED))
+    assert not run.is_same_life(replace(run, created_at=run.created_at + timedelta(microseconds=1)))
 
 
 def test_kinds_of_places() -> None:
