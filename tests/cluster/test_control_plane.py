@@ -302,6 +302,8 @@ def test_run_prints_a_kubeconfig_and_stops_everything_when_told(programs, tmp_pa
 @pytest.fixture(scope="module")
 def chart(control_plane: ControlPlane) -> ControlPlane:
     """The chart, cluster-wide, in a namespace that enforces the restricted profile."""
+    # Tests of this session may have applied them, and Helm takes over nothing that it did not make.
+    control_plane.kubectl("delete", "-f", str(ROOT / "crds"), "--ignore-not-found")
     control_plane.kubectl("create", "namespace", "bio")
     control_plane.kubectl(
         "label", "namespace", "bio", "pod-security.kubernetes.io/enforce=restricted"

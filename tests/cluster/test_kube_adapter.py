@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,12 +30,13 @@ from control_plane import ControlPlane
 _CRDS = Path(__file__).parents[2] / "crds"
 
 
-@pytest.fixture(scope="session")
-def served(control_plane: ControlPlane) -> ControlPlane:
-    """The control plane with our kinds."""
+@pytest.fixture(scope="module")
+def served(control_plane: ControlPlane) -> Iterator[ControlPlane]:
+    """The control plane with our kinds; without them again afterwards."""
     control_plane.kubectl("apply", "-f", str(_CRDS))
     control_plane.kubectl("wait", "--for=condition=Established", "--timeout=60s", "-f", str(_CRDS))
-    return control_plane
+    yield control_plane
+    control_plane.kubectl("delete", "-f", str(_CRDS), "--timeout=120s")
 
 
 @pytest.fixture

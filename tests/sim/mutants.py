@@ -205,7 +205,7 @@ MUTANTS = (
     Mutant("believe a cut listing", believe_a_cut_listing, "could bill", (15,)),
     Mutant("leave late batches alone", leave_late_batches_alone, "nobody heard", (165,)),
     Mutant("never look back", never_look_back, "accepted twice", (26,)),
-    Mutant("forget an end that came early", forget_an_end_that_came_early, "never", (14,)),
+    Mutant("forget an end that came early", forget_an_end_that_came_early, "never", (109,)),
     Mutant("forget the floor", bugs.forget_the_floor, "ordinals restarted"),
     Mutant("send at any time", bugs.send_at_any_time, "accepted twice", (100056,)),
     Mutant("believe another life", bugs.believe_another_life, "never ends", (100108,)),
