@@ -8,7 +8,8 @@ from typing import Any
 
 import yaml
 
-from cluster.pair import Pair
+from cluster.pair import SHARDS, Pair
+from stack import wait_for
 
 
 def hooks(pair: Pair, run_id: str) -> list[dict[str, Any]]:
@@ -27,6 +28,16 @@ def create(pair: Pair, run_id: str) -> list[str]:
     """Create the hooks; their names."""
     said = pair.kubectl("create", "--output", "name", manifests=hooks(pair, run_id))
     return [line.partition("/")[2] for line in said.split()]
+
+
+def wait_until_live(pair: Pair, names: list[str]) -> None:
+    """Until the provider works on every shard of these hooks."""
+    for name in names:
+        wait_for(f"{name} live", lambda name=name: _states(pair, name) == ["InProgress"] * SHARDS)
+
+
+def _states(pair: Pair, name: str) -> list[str]:
+    return [s["state"] for s in pair.team.status(name).get("submissions", [])]
 
 
 class Release:

@@ -9,7 +9,7 @@ import pytest
 
 from batchinference.model.status import Reason
 from cluster.pair import SHARDS, Pair, elsewhere
-from cluster.syncing import create, hooks
+from cluster.syncing import create, hooks, wait_until_live
 from control_plane import CommandFailed
 from stack import wait_for
 
@@ -18,14 +18,7 @@ def test_e10_hooks_with_one_run_id_are_one_run(pair: Pair) -> None:
     team = pair.team
     team.control.hold()
     first = create(pair, "9f8e7d6")
-    for name in first:
-        wait_for(
-            f"{name} live",
-            lambda name=name: (
-                [s["state"] for s in team.status(name).get("submissions", [])]
-                == ["InProgress"] * SHARDS
-            ),
-        )
+    wait_until_live(pair, first)
     creates = pair.creates()
     second = create(pair, "9f8e7d6")
     for one, other in zip(first, second, strict=True):

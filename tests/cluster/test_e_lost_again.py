@@ -11,7 +11,7 @@ from pathlib import Path
 
 from batchinference.model.status import Reason
 from cluster.pair import RECORDS, SHARDS, Manifest, Pair, elsewhere
-from cluster.syncing import Release, create
+from cluster.syncing import Release, create, wait_until_live
 from stack import wait_for
 
 
@@ -94,14 +94,7 @@ def test_e10_hooks_with_one_run_id_are_one_run_without_its_journal(pair: Pair) -
     team = pair.team
     team.control.hold()
     first = create(pair, "9f8e7d6")
-    for name in first:
-        wait_for(
-            f"{name} live",
-            lambda name=name: (
-                [s["state"] for s in team.status(name).get("submissions", [])]
-                == ["InProgress"] * SHARDS
-            ),
-        )
+    wait_until_live(pair, first)
     creates = pair.creates()
     pair.delete_journals()
     second = create(pair, "9f8e7d6")
@@ -119,8 +112,11 @@ def test_e10_hooks_with_one_run_id_are_one_run_without_its_journal(pair: Pair) -
     # The older hook steers, until it goes too.
     team.kubectl("delete", "bij", *second, "--timeout=120s")
     for job, name in zip(pair.names, third, strict=True):
-        team.wait_condition(name, "Complete")
-        assert team.condition(name, "Submitted")["reason"] == Reason.ADOPTED
+        team.wait_condition(name, "Complete")  # as a mirror of the older one it may be already
+        wait_for(
+            f"{name} to steer",
+            lambda name=name: team.condition(name, "Submitted")["reason"] == Reason.ADOPTED,
+        )
         pair.tags[job] = team.tag(name)
         assert pair.cancels(job) == [0] * SHARDS
     assert pair.creates() == creates

@@ -38,3 +38,17 @@ def test_the_end_of_an_earlier_provider_does_not_take_its_successor_away() -> No
     assert store.providers[key].provider.metadata.uid == "new"
     assert store.observe(kind, "DELETED", new) == {key}
     assert not store.providers
+
+
+def test_an_object_is_gone_when_another_has_its_name_and_late_news_changes_nothing() -> None:
+    store = Store()
+    old, new = (job().stamped().build() for _ in range(2))
+    old["metadata"] |= {"uid": "old", "resourceVersion": "5"}
+    new["metadata"] |= {"uid": "new", "resourceVersion": "7"}
+    (key,) = store.observe(JOB_KIND, "ADDED", old)
+    assert store.observe(JOB_KIND, None, new) == {key}
+    assert store.was_deleted("old")
+    assert [found.metadata.uid for found in store.jobs_of(key)] == ["new"]
+    assert store.observe(JOB_KIND, "MODIFIED", old) == set()
+    store.observe(JOB_KIND, "DELETED", old)
+    assert [found.metadata.uid for found in store.jobs_of(key)] == ["new"]

@@ -120,6 +120,9 @@ class Store:
         meta = parse_metadata(body)
         uid = meta.uid
         if event == "DELETED":
+            name = (meta.namespace, meta.name)
+            if name in self._names and self._names[name].uid == uid:
+                del self._names[name]
             return self._forget(uid)
         if uid in self._deleted:
             return set()  # the answer to one of our writes that the watch has overtaken
@@ -229,14 +232,10 @@ class Store:
 
     def _take_out(self, uid: str) -> str | None:
         """Know nothing more of the object; returns the run that it was of."""
-        stray = self._strays.pop(uid, None)
+        self._strays.pop(uid, None)
         self._changed_spec.discard(uid)
         self._flaws.pop(uid, None)
-        job = self._jobs.pop(uid, stray.job if stray is not None else None)
-        if job is not None:
-            name = (job.metadata.namespace, job.metadata.name)
-            if name in self._names and self._names[name].uid == uid:
-                del self._names[name]
+        self._jobs.pop(uid, None)
         self._listed.pop(uid, None)
         key = self._keys.pop(uid, None)
         if key is not None:
