@@ -372,7 +372,8 @@ def result_problems(
     journaled: AbstractSet[str],
 ) -> list[str]:
     """The results of a finished run against its input and against what was paid. Of a run whose
-    journal was lost, batches that match nothing are left to people, who were told of them.
+    journal was lost, batches that match nothing are left to people, who were told of them, in the
+    end by the errors of the records that they may hold.
 
     Args:
         run: the journal.
@@ -396,7 +397,8 @@ def result_problems(
         good = [b for b in paid if _answers(b, int(row or 0))]
         known = [b for b in good if not server.was_hidden(b, run.completion_time)]
         known = [b for b in known if not b.doubled or b.id in journaled]
-        known = [b for b in known if b.id not in told]
+        said = str((line.get("error") or {}).get("message"))
+        known = [b for b in known if b.id not in told and b.id not in said]
         if answered:
             content = _answer_text(line)
             expected = [f"answer of {b.id} to {records[int(row or 0)]}" for b in good]

@@ -33,6 +33,7 @@ from batchinference.runtime.entry import Entry
 from batchinference.runtime.expiry import Expiry
 from batchinference.runtime.index import Indexes
 from batchinference.runtime.journaling import Journaling
+from batchinference.runtime.observing import Observing
 from batchinference.runtime.providers import Providers
 from batchinference.runtime.queue import KeyedQueue
 from batchinference.runtime.receipts import Receipts
@@ -157,25 +158,36 @@ class Operator:
             clock=clock,
             settings=settings,
         )
+        journaling = Journaling(
+            journals, self._strays, self._accounts, self._census, self._queue, clock
+        )
+        beginning = Beginning(
+            self._providers,
+            factory,
+            self._store,
+            kube,
+            clock,
+            installation=installation,
+            namespace=namespace,
+        )
         self._reconciler = Reconciler(
             store=self._store,
             entries=self._entries,
-            journaling=Journaling(
-                journals, self._strays, self._accounts, self._census, self._queue, clock
-            ),
+            journaling=journaling,
             strays=self._strays,
-            clients=self._clients,
             accounts=self._accounts,
-            providers=self._providers,
-            beginning=Beginning(
-                self._providers,
-                factory,
-                self._store,
-                kube,
-                clock,
-                installation=installation,
+            observing=Observing(
+                store=self._store,
+                journaling=journaling,
+                clients=self._clients,
+                accounts=self._accounts,
+                providers=self._providers,
+                beginning=beginning,
+                clock=clock,
+                settings=settings,
                 namespace=namespace,
             ),
+            beginning=beginning,
             effects=self._effects,
             showing=self._showing,
             queue=self._queue,
@@ -183,7 +195,6 @@ class Operator:
             randomness=randomness,
             settings=settings,
             metrics=metrics,
-            namespace=namespace,
         )
         self._sweeper = Sweeper(
             self._store, self._entries, journals, kube, self._queue.add, clock, settings, metrics

@@ -1,7 +1,7 @@
 """Snapshot, decide, write, start effects, show: one pass over one run.
 
-Gathers what `core.decide` needs, writes the journal with a precondition, and only then starts the
-effects of the decision. A lost precondition means that somebody else wrote: read again, fold the
+Has gathered what `core.decide` needs, writes the journal with a precondition, and only then starts
+the effects of the decision. A lost precondition means that somebody else wrote: read again, fold the
 same outcomes into what stands there now, decide again.
 """
 
@@ -14,45 +14,33 @@ from batchinference.clock import Clock, Randomness
 from batchinference.core.backoff import backoff_s
 from batchinference.core.begin import afresh, journaled_spec, starts_afresh
 from batchinference.core.decide import decide, pause_of_job
-from batchinference.core.draft import Decision, Observed
+from batchinference.core.draft import Decision
 from batchinference.core.effects import Announce, LookUp, Search, SetFinalizer, StopTasks
 from batchinference.core.folding import Folded, came_of, fold
 from batchinference.core.notes import Notes
 from batchinference.core.outcomes import BatchMissing, LookedUp, Outcome, TaskDone
-from batchinference.core.problem import Problem, not_implemented
+from batchinference.core.problem import Problem
 from batchinference.core.setting import Setting
-from batchinference.core.view import is_final, is_shown_elsewhere, shows_submission
+from batchinference.core.view import is_final, shows_submission
 from batchinference.errors import Fault, Superseded
-from batchinference.model.batch import Traits
-from batchinference.model.job import (
-    BILLABLE,
-    BatchInferenceJob,
-    not_implemented_fields,
-    parse_journaled_spec,
-)
+from batchinference.model.job import BILLABLE, BatchInferenceJob
 from batchinference.model.run import Run, RunPhase
-from batchinference.model.status import Reason
 from batchinference.model.work import TaskFault, TaskKind
 from batchinference.ports import Metrics
 from batchinference.runtime.accounts import Accounts
 from batchinference.runtime.beginning import Beginning
-from batchinference.runtime.clients import Clients
 from batchinference.runtime.effects import Effects
 from batchinference.runtime.entry import Entry
 from batchinference.runtime.journaling import Journaling
-from batchinference.runtime.providers import Providers
+from batchinference.runtime.observing import Observing
 from batchinference.runtime.queue import KeyedQueue
 from batchinference.runtime.settings import RuntimeSettings
 from batchinference.runtime.showing import Showing, log_unseen
-from batchinference.runtime.store import FINALIZER, Store, rests
+from batchinference.runtime.store import Store, rests
 from batchinference.runtime.strays import Strays
 
 logger = logging.getLogger(__name__)
 
-_SPEC_CHANGED = (
-    "The billable part of the spec is no longer what this object was created with: nothing more is "
-    "submitted. Change it back, or create the object with another `runID`"
-)
 _LET_GO = SetFinalizer(present=False)
 _HARMLESS = (LookUp, Search, Announce, StopTasks)
 """Effects that may be started from old knowledge: they ask, or stop our own workers, or say in an
@@ -73,9 +61,8 @@ class Reconciler:
         entries: dict[str, Entry],
         journaling: Journaling,
         strays: Strays,
-        clients: Clients,
         accounts: Accounts,
-        providers: Providers,
+        observing: Observing,
         beginning: Beginning,
         effects: Effects,
         showing: Showing,
@@ -84,15 +71,13 @@ class Reconciler:
         randomness: Randomness,
         settings: RuntimeSettings,
         metrics: Metrics,
-        namespace: str,
     ) -> None:
         self._store = store
         self._entries = entries
         self._journaling = journaling
         self._strays = strays
-        self._clients = clients
         self._accounts = accounts
-        self._providers = providers
+        self._observing = observing
         self._beginning = beginning
         self._effects = effects
         self._showing = showing
@@ -101,7 +86,6 @@ class Reconciler:
         self._randomness = randomness
         self._settings = settings
         self._metrics = metrics
-        self._namespace = namespace
 
     async def reconcile(self, key: str) -> None:
         """One pass; never raises. Passing failures bring the key back after a while."""
@@ -192,7 +176,7 @@ class Reconciler:
         if leaving and (is_final(job.status) or not shows_submission(job.status)):
             await self._strays.let_go(job)
             return False
-        problem = await self._reason_not_to_begin(job)
+        problem = await self._observing.why_not_begin(job)
         entry.paused = pause_of_job(job)
         suspended = job.spec.suspend or bool(entry.paused)
         held = problem is None and suspended and not shows_submission(job.status)
@@ -201,6 +185,10 @@ class Reconciler:
                 await self._create(entry, job)
             except Fault as fault:
                 problem = Problem(fault.reason, fault.message, self._clock.now())
+                # It may stand although there was no answer: no end is shown that is over.
+                had_run = entry.run is not None and await self._journaling.find(entry)
+                if had_run and not self._lacks_run(entry, job):
+                    return True
             else:
                 return True
         entry.problem = _same_since(problem, entry.problem)
@@ -215,40 +203,6 @@ class Reconciler:
                 wait = min(wait, grace) if grace > 0 else wait
             self._queue.add_after(entry.key, wait)
         return False
-
-    async def _reason_not_to_begin(self, job: BatchInferenceJob) -> Problem | None:
-        now = self._clock.now()
-        unfit = self._unfit(job)
-        if unfit is not None:
-            return unfit
-        if is_final(job.status):
-            text = (
-                "The status of this object shows an end, but its journal is gone: nothing is "
-                "submitted. Restore the journal ConfigMap from a backup, or create the object with "
-                "another `runID`"
-            )
-            return Problem(Reason.JOURNAL_LOST, text, now)
-        inert = not_implemented_fields(job.spec)
-        if not inert:
-            problem = await self._providers.problem_for(job, now)
-            if problem is not None:
-                return problem
-            pinned = self._providers.pin(job)
-            if pinned is not None:
-                inert = not_implemented_fields(job.spec, pinned[0].spec)
-        if inert:
-            return Problem(Reason.NOT_IMPLEMENTED, not_implemented(job.spec, inert), now)
-        return None
-
-    def _unfit(self, job: BatchInferenceJob) -> Problem | None:
-        """Why the spec can't be acted on; None when it can."""
-        now = self._clock.now()
-        flaw = self._store.flaw(job.metadata.uid)
-        if flaw:
-            return Problem(Reason.INVALID_SPEC, flaw, now)
-        if self._store.has_changed_spec(job.metadata.uid):
-            return Problem(Reason.SPEC_CHANGED, _SPEC_CHANGED, now)
-        return None
 
     async def _create(self, entry: Entry, job: BatchInferenceJob) -> None:
         run = self._beginning.begun(job, entry.key)
@@ -266,7 +220,7 @@ class Reconciler:
     async def _decide_once(self, entry: Entry) -> Decision | None:
         """One decision; None when another writer was first and it must be made again."""
         assert entry.run is not None
-        observed = await self._observe(entry, entry.run)
+        observed = await self._observing.observe(entry, entry.run)
         decided_at = self._clock.elapsed()
         outcomes = entry.mailbox.take()
         before = entry.run
@@ -334,54 +288,6 @@ class Reconciler:
                 came_of(one.outcome),
                 exc_info=one.error,
             )
-
-    async def _observe(self, entry: Entry, run: Run) -> Observed:
-        now = self._clock.now()
-        job = self._store.steering(entry.key)
-        deleted, has_finalizer = self._store.was_deleted(run.owner.uid), False
-        if job is not None:
-            deleted = job.metadata.is_being_deleted
-            has_finalizer = FINALIZER in job.metadata.finalizers
-            if not deleted and is_shown_elsewhere(job, run, self._beginning.installation):
-                # That one puts it there and takes it off: to us it is as it should be.
-                has_finalizer = not run.is_over
-        observed = Observed(
-            now=now,
-            timing=self._settings,
-            spec=job.spec if job is not None else parse_journaled_spec(run.spec),
-            job=job,
-            is_deleted=deleted,
-            has_finalizer=has_finalizer,
-            full=entry.full,
-            was_adopted=run.adopted,
-        )
-        if run.is_over:
-            return observed
-        problem = unfit = fresh = None
-        if job is not None and not deleted:
-            problem = await self._providers.problem_for(job, now)
-            problem = problem or self._providers.changed_under(job, run.provider, now)
-            unfit = self._unfit(job)
-            fresh = self._beginning.mended(job, run) if unfit is None else None
-        traits, maker = Traits(), None
-        try:
-            client = (await self._clients.of_run(run.provider)).client
-            traits, maker = client.traits, client.create_request
-        except Fault as fault:
-            problem = problem or Problem(fault.reason, fault.message, now, has_grace=True)
-        return replace(
-            observed,
-            annotations=await self._journaling.annotations(entry, job),
-            journal_namespace=self._namespace,
-            paused_provider=self._providers.paused(run.provider),
-            resubmits_unknown=self._providers.resubmits_unknown(run.provider),
-            unfit=unfit,
-            fresh=fresh,
-            provider=problem,
-            granted=self._accounts.granted(run.provider.account, run.key),
-            traits=traits,
-            make_request=maker,
-        )
 
 
 def _is_behind(run: Run | None, job: BatchInferenceJob | None) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -123,6 +123,7 @@ def _write_rows(
     tag = run.tag.encode()
     counts: Counter[str] = Counter()
     doubled = frozenset(shard.index for shard in run.shards if shard.is_doubled)
+    strange = run.earlier.strange if run.earlier is not None else ()
     known = known_rows(run, bench.staging, where)
     following = next(known, None)
     row = 0
@@ -137,7 +138,7 @@ def _write_rows(
             results.write(result_line(tag, row, entry, said[0].text))
             counts[_COMPLETED] += 1
         else:
-            custom_id, count, tail = _verdict(row, entry, said, doubled)
+            custom_id, count, tail = _verdict(row, entry, said, doubled, strange)
             line = result_line(tag, row, custom_id, tail)
             results.write(line)
             counts[count] += 1
@@ -151,9 +152,15 @@ def _write_rows(
 
 
 def _verdict(
-    row: int, entry: bytes, said: list[Known], doubled: frozenset[int]
+    row: int,
+    entry: bytes,
+    said: list[Known],
+    doubled: frozenset[int],
+    strange: Sequence[str],
 ) -> tuple[bytes, str, bytes]:
     """The user's id, what the row counts as, and the tail of its line.
+
+    `strange` are batches of the run that nobody knows the records of, since its journal was lost.
 
     A row of a shard of which a batch appeared late may have two answers, when it had gone on into
     another shard by then: the better one counts, and of equals the first.
@@ -173,6 +180,13 @@ def _verdict(
         return entry, _COMPLETED if best.kind == ANSWERED else _FAILED, best.text
     if not said:
         raise _wrong(f"row {row} is in no shard")
+    if strange:
+        ids = ", ".join(strange[:5]) + (", ..." if len(strange) > 5 else "")
+        message = (
+            "The record may have been processed and billed in a batch that could not be matched "
+            f"after the run's journal was lost ({ids}); it is not sent again"
+        )
+        return entry, _FAILED, error_tail(row, codes.ANSWER_LOST, message)
     code = said[-1].text.decode()  # what the newest shard that had it says
     why = _WHY.get(code, "The record was not processed")
     count = _EXPIRED if code == codes.BATCH_EXPIRED else _FAILED

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from batchinference.core.keys import submission_id
 from batchinference.errors import Fault, Retry, Stalled
 from batchinference.model.batch import BatchState, SubmissionID
+from batchinference.model.earlier import Earlier
 from batchinference.model.run import Run, Shard, ShardState
 from batchinference.model.status import Reason
 from batchinference.model.work import Cleaned, FaultKind, TaskFault, TaskKind, Uploaded
@@ -769,3 +770,14 @@ def test_an_output_place_that_cannot_be_tidied_does_not_keep_a_run_from_ending(
 
     found.store.before = closed
     assert found.perform(TaskKind.CLEAN) == Cleaned()
+
+
+def test_rows_that_a_batch_nobody_knows_may_hold_are_not_called_unbilled(tmp_path: Path) -> None:
+    found = staged(tmp_path)
+    for shard in range(3):
+        drop(found, shard)
+    found.run = replace(found.run, earlier=Earlier(asking=False, expected=True, strange=("b-7",)))
+    found.finish()
+    assert codes_of(found) == [codes.ANSWER_LOST] * 10
+    said = [r["error"]["message"] for r in found.results()]
+    assert all("(b-7)" in text and "not billed" not in text for text in said), said
