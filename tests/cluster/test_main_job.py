@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
+
+import pytest
 
 from stack import wait_for
 from team import Team, chat, jsonl, sha256
@@ -110,6 +112,63 @@ def test_openai_job_of_three_shards_comes_back_in_input_order(team: Team) -> Non
     status = team.status("big")
     assert status["progress"] == f"{total}/{total}"
     assert int(status["usage"]["inputTokens"]) > total
+
+
+OPERATIONS = [
+    (
+        "Completions",
+        "gpt-3.5-turbo-instruct",
+        {"prompt": "Say a number", "max_tokens": 8},
+        lambda body: body["choices"][0]["text"],
+    ),
+    (
+        "Responses",
+        "gpt-4.1-mini",
+        {
+            "input": [
+                {
+                    "role": "user",
+                    "content": [
+                        {"type": "input_text", "text": "What is on it?"},
+                        {
+                            "type": "input_image",
+                            "detail": "auto",
+                            "image_url": "https://example.com/cat.png",
+                        },
+                    ],
+                }
+            ]
+        },
+        lambda body: body["output"][-1]["content"][0]["text"],
+    ),
+    (
+        "Embeddings",
+        "text-embedding-3-small",
+        {"input": ["one", "two"], "dimensions": 8},
+        lambda body: [len(item["embedding"]) for item in body["data"]] == [8, 8],
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("operation", "model", "body", "said"), OPERATIONS, ids=[o[0] for o in OPERATIONS]
+)
+def test_every_operation_of_openai_comes_back_with_its_usage(
+    team: Team,
+    operation: str,
+    model: str,
+    body: dict[str, Any],
+    said: Callable[[dict[str, Any]], object],
+) -> None:
+    name = operation.lower()
+    records = [{"custom_id": f"id-{n}", "body": body} for n in range(3)]
+    source = team.put(f"{name}.jsonl", jsonl(records))
+    team.apply(team.job(name, model=model, operation=operation, input={"s3": {"uri": source}}))
+    team.wait_state(name, "Succeeded")
+    lines = list(result_lines(team, team.manifest(name)))
+    assert [line["custom_id"] for line in lines] == ["id-0", "id-1", "id-2"]
+    assert all(said(line["response"]["body"]) for line in lines)
+    assert int(team.status(name)["usage"]["inputTokens"]) > 0
 
 
 def test_bedrock_job_of_two_shards_comes_back_in_input_order(team: Team) -> None:

@@ -11,7 +11,7 @@ import msgspec
 from batchinference.errors import Permanent
 from batchinference.model.batch import SubmissionID
 from batchinference.model.run import Run
-from batchinference.ports import ObjectStore, ResultLine
+from batchinference.ports import ObjectStore, ResultLine, UnsupportedRequest
 
 
 def encode_openai(row: int, request: Mapping[str, Any], model: str) -> bytes:
@@ -88,3 +88,18 @@ class BodyData(FunctionData):
     def encode_body(self, row: int, url: str, body: bytes) -> bytes:
         head = b'{"custom_id":"r%010d","method":"POST","url":"%b","body":' % (row, url.encode())
         return head + body + b"}"
+
+
+@dataclass
+class SeveralData(FunctionData):
+    """The same with the optional capability `SeveralEncoder`: one line for each text to embed."""
+
+    def encode_several(self, row: int, request: Mapping[str, Any], model: str) -> list[bytes]:
+        asked = request["body"]["input"]
+        texts = asked if isinstance(asked, list) else [asked]
+        if not texts:
+            raise UnsupportedRequest("UnsupportedContent", "`body.input` must not be empty")
+        return [
+            msgspec.json.encode({"custom_id": f"r{row + n:010d}", "text": text})
+            for n, text in enumerate(texts)
+        ]

@@ -43,7 +43,7 @@ def request_counts(run: Run, notes: Notes, before: RequestCounts | None = None) 
         before: as shown by an earlier process, for which the provider's counts stood in place of
             those of batches that this one has not seen yet.
     """
-    total = run.staged.rows if run.staged else 0
+    total = run.staged.records if run.staged else 0
     if run.results is not None:
         found = run.results
         return RequestCounts(total, found.completed, found.failed, found.expired)
@@ -60,6 +60,10 @@ def request_counts(run: Run, notes: Notes, before: RequestCounts | None = None) 
             answered = min(view.completed, shard.rows)
             completed += answered
             failed += min(view.failed, shard.rows - answered)
+    if run.staged is not None and run.staged.several:
+        # Until the end it is known of rows only what became of them; a record has several here.
+        rows = run.staged.rows
+        completed, failed, expired = (n * total // rows for n in (completed, failed, expired))
     counts = RequestCounts(total, completed, failed, expired)
     return before if before is not None and _known(before) > _known(counts) else counts
 

@@ -49,15 +49,15 @@ def staging_verdict(run: Run, spec: JobSpec) -> Verdict | None:
         return Verdict(
             Ending.FAILED, Reason.EMPTY_INPUT, "The input holds no records: nothing was submitted"
         )
-    if staged.bad and not tolerates(spec.success_policy, staged.rows, staged.bad):
-        text = f"{staged.bad} of {staged.rows} records can't be sent; nothing was submitted. "
+    if staged.bad and not tolerates(spec.success_policy, staged.records, staged.bad):
+        text = f"{staged.bad} of {staged.records} records can't be sent; nothing was submitted. "
         return Verdict(Ending.FAILED, Reason.BAD_RECORDS, text + _bad_lines(staged))
-    if run.output.is_config_map and staged.rows > MAX_CONFIG_MAP_RECORDS:
+    if run.output.is_config_map and staged.records > MAX_CONFIG_MAP_RECORDS:
         return Verdict(
             Ending.FAILED,
             Reason.TOO_LARGE,
-            f"{staged.rows} records are more than the {MAX_CONFIG_MAP_RECORDS} whose results fit "
-            "into ConfigMaps; use `spec.output.s3`. Nothing was submitted",
+            f"{staged.records} records are more than the {MAX_CONFIG_MAP_RECORDS} whose results "
+            "fit into ConfigMaps; use `spec.output.s3`. Nothing was submitted",
         )
     good = staged.rows - staged.bad
     if good < run.limits.min_records_per_batch:

@@ -305,18 +305,13 @@ def parse_journaled_spec(spec: Mapping[str, Any]) -> JobSpec:
 _SUFFIXES = (".csv", ".parquet", ".gz", ".zst")
 
 
-def not_implemented_fields(spec: JobSpec, provider: ProviderSpec | None = None) -> tuple[str, ...]:
+def not_implemented_fields(spec: JobSpec) -> tuple[str, ...]:
     """Paths of the fields with a value that this version cannot act on; they stall the job.
 
-    Without a provider (not found yet), what depends on it is not told. `managedBy` is not among
-    them: it takes the job out of our hands.
+    `managedBy` is not among them: it takes the job out of our hands.
     """
-    operations = {Operation.CHAT_COMPLETIONS}
-    if provider is None or provider.bedrock is None:
-        operations.add(Operation.EMBEDDINGS)
     source = spec.input.s3.uri.lower() if spec.input.s3 else ""
     found = {
-        "spec.operation": spec.operation not in operations,
         "spec.input.s3.uri": source.endswith(_SUFFIXES),
         "spec.input.format": spec.input.format not in {None, InputFormat.JSONL},
         "spec.promptTemplate": spec.prompt_template is not None,
@@ -324,3 +319,17 @@ def not_implemented_fields(spec: JobSpec, provider: ProviderSpec | None = None) 
         "spec.budget": spec.budget is not None,
     }
     return tuple(path for path, present in found.items() if present)
+
+
+def unsupported_operation(operation: Operation, provider: ProviderSpec) -> str:
+    """Why a provider of this kind has no batches of the operation; "" when it has."""
+    if provider.bedrock is None or operation in _ON_BEDROCK:
+        return ""
+    return (
+        f"`spec.operation: {operation}` is an endpoint of OpenAI's that Bedrock's batches don't "
+        f"have; a job on Bedrock is one of {', '.join(_ON_BEDROCK)}. Create the job anew with one "
+        "of these, or with a provider that is `openAI`"
+    )
+
+
+_ON_BEDROCK = (Operation.CHAT_COMPLETIONS, Operation.EMBEDDINGS)

@@ -40,6 +40,7 @@ class Cursor:
     Attributes:
         object_index, offset: the byte in the n-th object of the input where the next line starts.
         line: lines read of that object; row: rows numbered so far (bad ones included).
+        item: rows of the next line that are in a shard already: a record that becomes several.
         bad: bad records so far.
         fingerprint: of the input as this pass reads it; another one makes the pass start again.
         native: the records so far are in the provider's own format.
@@ -52,6 +53,7 @@ class Cursor:
     bad: int
     fingerprint: str = ""
     native: bool = False
+    item: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +61,8 @@ class Staged:
     """What staging found.
 
     Attributes:
-        rows: records of the input, bad ones included; bad: those that are never sent.
+        rows: as many as were numbered, bad ones included; bad: records that are never sent.
+        several: rows besides the first of records that go to the provider as several.
         size, tokens: of the encoded shards; tokens are an estimate.
         first_bad: the first ten bad ones.
         native: the records are in the provider's own format (Bedrock's `modelInput`).
@@ -71,3 +74,9 @@ class Staged:
     tokens: int
     first_bad: tuple[BadRecord, ...] = ()
     native: bool = False
+    several: int = 0
+
+    @property
+    def records(self) -> int:
+        """Records of the input, bad ones included."""
+        return self.rows - self.several

@@ -75,6 +75,7 @@ class Reason:
     # a person must act
     INVALID_SPEC = "InvalidSpec"
     NOT_IMPLEMENTED = "NotImplemented"
+    UNSUPPORTED = "UnsupportedOperation"
     PROVIDER_NOT_FOUND = "ProviderNotFound"
     PROVIDER_NOT_READY = "ProviderNotReady"
     PROVIDER_STUCK = "ProviderStuck"

@@ -58,6 +58,7 @@ __all__ = [
     "ResolvedProvider",
     "ResultLine",
     "ResultPlace",
+    "SeveralEncoder",
     "SourceChanged",
     "TaskListener",
     "TaskRunner",
@@ -197,6 +198,18 @@ class BodyEncoder(Protocol):
     def encode_body(self, row: int, url: str, body: bytes) -> bytes:
         """As `encode`, from the complete and checked body as JSON text: it is put into the line
         unchanged, which is a good deal faster and keeps every number as the user wrote it.
+        """
+
+
+@runtime_checkable
+class SeveralEncoder(Protocol):
+    """Optional capability of a BatchData whose provider takes one text per record to embed, where
+    a request may have a list of them.
+    """
+
+    def encode_several(self, row: int, request: Mapping[str, Any], model: str) -> list[bytes]:
+        """As `encode`: the provider's lines for one embeddings request, at least one, in the order
+        of its texts and numbered from `row` on. Each is answered with the response to its text.
         """
 
 

@@ -1,7 +1,9 @@
 """The row table: for every row of the input, in order, the user's id or what is wrong with it.
 
 One line per row: the id as JSON text (`"ticket-7"`, `null`), or for a bad record an object with
-`custom_id`, `code`, `message`, `line` (1-based) and `source`. It never holds prompts.
+`custom_id`, `code`, `message`, `line` (1-based) and `source`. It never holds prompts. A record that
+goes to the provider as several has as many rows, one behind the other; `+` stands for all of them
+but the first.
 """
 
 from __future__ import annotations
@@ -13,6 +15,9 @@ import msgspec
 from batchinference.model.staging import BadRecord
 
 MESSAGE_LIMIT = 500
+
+SAME_RECORD = b"+"
+"""The entry of a row that belongs to the record of the row before it."""
 
 
 class _Bad(msgspec.Struct):

@@ -1,6 +1,8 @@
 """Record ids on the wire: the row number, so that any user id is legal. Owns the one form of them.
 
-`r` and ten digits fit every edition of every provider's rules, and sort as the rows do.
+`r` and ten digits fit every edition of every provider's rules, and sort as the rows do. A record
+that goes to the provider as several has a row for each (`records.rowtable`), so that every answer
+is known, retried and paid for by itself (ADR 0023).
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ from batchinference.model.job import (
     BatchInferenceJob,
     not_implemented_fields,
     parse_journaled_spec,
+    unsupported_operation,
 )
 from batchinference.model.run import Run
 from batchinference.model.status import Reason
@@ -75,15 +76,15 @@ class Observing:
             )
             return Problem(Reason.JOURNAL_LOST, text, now)
         inert = not_implemented_fields(job.spec)
-        if not inert:
-            problem = await self._providers.problem_for(job, now)
-            if problem is not None:
-                return problem
-            pinned = self._providers.pin(job)
-            if pinned is not None:
-                inert = not_implemented_fields(job.spec, pinned[0].spec)
         if inert:
             return Problem(Reason.NOT_IMPLEMENTED, not_implemented(job.spec, inert), now)
+        problem = await self._providers.problem_for(job, now)
+        if problem is not None:
+            return problem
+        pinned = self._providers.pin(job)
+        why_not = unsupported_operation(job.spec.operation, pinned[0].spec) if pinned else ""
+        if why_not:
+            return Problem(Reason.UNSUPPORTED, why_not, now)
         return None
 
     def _unfit(self, job: BatchInferenceJob) -> Problem | None:

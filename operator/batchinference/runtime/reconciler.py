@@ -1,8 +1,8 @@
 """Snapshot, decide, write, start effects, show: one pass over one run.
 
-Has gathered what `core.decide` needs, writes the journal with a precondition, and only then starts
-the effects of the decision. A lost precondition means that somebody else wrote: read again, fold the
-same outcomes into what stands there now, decide again.
+Has gathered what `core.decide` needs, writes the journal with a precondition, and only then
+starts the effects of the decision. A lost precondition means that somebody else wrote: read again,
+fold the same outcomes into what stands there now, decide again.
 """
 
 from __future__ import annotations

@@ -6,14 +6,15 @@ and lines are then made without asking again. All others translate record by rec
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import chain
+from typing import Any, TypeVar
 
 from batchinference.core.locations import all_staging, allowed_places
 from batchinference.model.codec import decode
 from batchinference.model.job import Operation, Parameters
 from batchinference.model.run import Run
-from batchinference.ports import BatchData, BodyEncoder
+from batchinference.ports import BatchData, BodyEncoder, SeveralEncoder
 from batchinference.records import codes
 from batchinference.records.parameters import REQUIRED, URLS, defaults
 from batchinference.records.refusal import BadLine, UnsupportedRequest
@@ -27,9 +28,16 @@ from batchinference.records.request import (
 )
 from batchinference.records.wire import wire_id
 
+_Made = TypeVar("_Made", bytes, list[bytes])
+
 
 class Encoder:
-    """Turns checked records into the provider's lines."""
+    """Turns checked records into the provider's lines.
+
+    Attributes:
+        takes_many: whether `many` may be asked.
+        native: the records so far are in the provider's own format; None before the first.
+    """
 
     def __init__(self, run: Run, data: BatchData) -> None:
         spec = run.spec
@@ -41,6 +49,10 @@ class Encoder:
         self._url = URLS[operation]
         self._data = data
         self._encode_body = data.encode_body if isinstance(data, BodyEncoder) else None
+        self._encode_several = None
+        if operation is Operation.EMBEDDINGS and isinstance(data, SeveralEncoder):
+            self._encode_several = data.encode_several
+        self.takes_many = self._encode_several is None
         self._frame = _frame(self._encode_body, self._url) if self._encode_body else None
         self.reader = RequestReader(
             Rules(
@@ -55,7 +67,20 @@ class Encoder:
         )
         self.native: bool | None = run.cursor.native if run.cursor else None
 
-    def line(self, row: int, request: Request) -> bytes:
+    def lines(self, row: int, request: Request) -> list[bytes]:
+        """The record's lines, without newlines: more than one where it goes to the provider as
+        several, which are numbered from `row` on.
+
+        Raises:
+            BadLine: as `_line`.
+        """
+        if self._encode_several is None or request.native:
+            return [self._line(row, request)]
+        if request.native is not self.native:
+            self._agree(request)
+        return self._translate(self._encode_several, row, request)
+
+    def _line(self, row: int, request: Request) -> bytes:
         """The record's line, without the newline.
 
         Raises:
@@ -67,10 +92,15 @@ class Encoder:
             return b'{"recordId":"r%010d","modelInput":%b}' % (row, request.body)
         if self._encode_body is not None:
             return self._encode_body(row, self._url, request.body)
+        return self._translate(self._data.encode, row, request)
+
+    def _translate(
+        self, encode: Callable[[int, Mapping[str, Any], str], _Made], row: int, request: Request
+    ) -> _Made:
         body = decode_body(request.body, request.custom_id)
         complete = {"custom_id": wire_id(row), "method": "POST", "url": self._url, "body": body}
         try:
-            return self._data.encode(row, complete, self._model)
+            return encode(row, complete, self._model)
         except UnsupportedRequest as refused:
             raise BadLine(refused.code, refused.message, request.custom_id) from None
 

@@ -9,44 +9,33 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
 import msgspec
 
-from batchinference.errors import Permanent, Stalled
+from batchinference.errors import Stalled
 from batchinference.model.codec import encode_time
 from batchinference.model.run import Run, SubmissionState
 from batchinference.model.status import Reason
 from batchinference.model.work import Finished
 from batchinference.ports import ObjectStore, ObjectWriter, ResultPlace
-from batchinference.records import codes
 from batchinference.records.lines import plain_lines
-from batchinference.records.result import error_tail, result_line
-from batchinference.records.rowtable import bad_row
-from batchinference.records.tails import ANSWERED, FAILED, LOST
+from batchinference.records.result import result_line
+from batchinference.records.tails import ANSWERED
 from batchinference.tasks import spool
 from batchinference.tasks.hold import Hold, Nowhere
 from batchinference.tasks.layout import Layout, layout
 from batchinference.tasks.manifest import MANIFEST_SCHEMA, where_results_are
 from batchinference.tasks.merge import Known, known_rows
 from batchinference.tasks.stage import StageEnd
+from batchinference.tasks.verdicts import Count, End, Verdicts, by_record, inconsistent
 from batchinference.tasks.workbench import Workbench
 
 _FLUSH_BYTES = 1 << 20
 
-_WHY = {
-    codes.BATCH_EXPIRED: "The batch ran out of time before the record was processed",
-    codes.BATCH_CANCELLED: "The batch was cancelled before the record was processed",
-    codes.NOT_PROCESSED: "The batch ended without processing the record",
-    codes.BELOW_MINIMUM: "Too few records were left for another batch",
-    codes.NOT_SUBMITTED: "The run ended before the record was sent",
-}
-
-_COMPLETED, _FAILED, _EXPIRED = "completed", "failed", "expired"
 _BRACE = 0x7B
-_BEST_FIRST = (ANSWERED, FAILED, LOST)
 
 _Opener = Callable[[str, int], ObjectWriter]
 
@@ -76,15 +65,15 @@ def finish(run: Run, bench: Workbench, *, may_go_on: bool = False) -> Finished:
 
 
 def _finished(
-    run: Run, place: ResultPlace, uri: str, counts: Counter[str], manifest: dict[str, Any]
+    run: Run, place: ResultPlace, uri: str, counts: Counter[Count], manifest: dict[str, Any]
 ) -> Finished:
     bare = where_results_are(run, place, uri, has_errors=bool(manifest["errors"]))
     return Finished(
         replace(
             bare,
-            completed=counts[_COMPLETED],
-            failed=counts[_FAILED],
-            expired=counts[_EXPIRED],
+            completed=counts[Count.COMPLETED],
+            failed=counts[Count.FAILED],
+            expired=counts[Count.EXPIRED],
             input_tokens=_tokens(run, "input_tokens"),
             output_tokens=_tokens(run, "output_tokens"),
         ),
@@ -94,7 +83,7 @@ def _finished(
 
 def _write(
     run: Run, bench: Workbench, part: _Opener, *, may_go_on: bool
-) -> tuple[Counter[str], dict[str, Any]]:
+) -> tuple[Counter[Count], dict[str, Any]]:
     """Every part, and the manifest that says so."""
     where = layout(run)
     end = _stage_end(bench.staging, where)
@@ -118,12 +107,23 @@ def _write_rows(
     end: StageEnd,
     results: _Parts,
     errors: _Parts,
-) -> Counter[str]:
-    """Every row of the table with what is known of it; how many came to what."""
+) -> Counter[Count]:
+    """Every record, in order; how many came to what."""
     tag = run.tag.encode()
-    counts: Counter[str] = Counter()
-    doubled = frozenset(shard.index for shard in run.shards if shard.is_doubled)
-    strange = run.earlier.strange if run.earlier is not None else ()
+    counts: Counter[Count] = Counter()
+    ends = _ends(run, bench, where, end)
+    for record, (custom_id, count, tail) in enumerate(by_record(ends) if end.several else ends):
+        line = result_line(tag, record, custom_id, tail)
+        results.write(line)
+        counts[count] += 1
+        if count is not Count.COMPLETED:
+            errors.write(line)
+    return counts
+
+
+def _ends(run: Run, bench: Workbench, where: Layout, end: StageEnd) -> Iterator[End]:
+    """Every row of the table with what came of it."""
+    verdicts = Verdicts(run)
     known = known_rows(run, bench.staging, where)
     following = next(known, None)
     row = 0
@@ -133,72 +133,15 @@ def _write_rows(
             said.append(following)
             following = next(known, None)
         if following is not None and following.row < row:
-            raise _wrong(f"row {following.row} is out of order")
+            raise inconsistent(f"row {following.row} is out of order")
         if len(said) == 1 and said[0].kind == ANSWERED and entry[0] != _BRACE:
-            results.write(result_line(tag, row, entry, said[0].text))
-            counts[_COMPLETED] += 1
+            yield End(entry, Count.COMPLETED, said[0].text)
         else:
-            custom_id, count, tail = _verdict(row, entry, said, doubled, strange)
-            line = result_line(tag, row, custom_id, tail)
-            results.write(line)
-            counts[count] += 1
-            if count is not _COMPLETED:
-                errors.write(line)
+            yield verdicts.on(row, entry, said)
         row += 1
     if following is not None or row != end.rows:
         extra = f" and row {following.row} is more than that" if following else ""
-        raise _wrong(f"the row table has {row} rows of {end.rows}{extra}")
-    return counts
-
-
-def _verdict(
-    row: int,
-    entry: bytes,
-    said: list[Known],
-    doubled: frozenset[int],
-    strange: Sequence[str],
-) -> tuple[bytes, str, bytes]:
-    """The user's id, what the row counts as, and the tail of its line.
-
-    `strange` are batches of the run that nobody knows the records of, since its journal was lost.
-
-    A row of a shard of which a batch appeared late may have two answers, when it had gone on into
-    another shard by then: the better one counts, and of equals the first.
-    """
-    bad = bad_row(entry)
-    if bad is not None:
-        if said:
-            raise _wrong(f"row {row} is a bad record, and was sent")
-        at = f"{bad.bad.source} " if bad.bad.source else ""
-        message = f"{at}line {bad.bad.line}: {bad.bad.message}"
-        return bad.custom_id, _FAILED, error_tail(row, bad.bad.code, message)
-    final = [known for known in said if known.kind]
-    if len(final) > 1 and not any(known.shard in doubled for known in final):
-        raise _wrong(f"row {row} has {len(final)} answers")
-    if final:
-        best = min(final, key=lambda known: _BEST_FIRST.index(known.kind))
-        return entry, _COMPLETED if best.kind == ANSWERED else _FAILED, best.text
-    if not said:
-        raise _wrong(f"row {row} is in no shard")
-    if strange:
-        ids = ", ".join(strange[:5]) + (", ..." if len(strange) > 5 else "")
-        message = (
-            "The record may have been processed and billed in a batch that could not be matched "
-            f"after the run's journal was lost ({ids}); it is not sent again"
-        )
-        return entry, _FAILED, error_tail(row, codes.ANSWER_LOST, message)
-    code = said[-1].text.decode()  # what the newest shard that had it says
-    why = _WHY.get(code, "The record was not processed")
-    count = _EXPIRED if code == codes.BATCH_EXPIRED else _FAILED
-    return entry, count, error_tail(row, code, f"{why}; it was not billed")
-
-
-def _wrong(what: str) -> Permanent:
-    return Permanent(
-        Reason.RESULTS_INCONSISTENT,
-        f"The results of the run don't add up: {what}. No manifest was written, and the answers "
-        "are kept in staging; this is a defect of the operator, please report it",
-    )
+        raise inconsistent(f"the row table has {row} rows of {end.rows}{extra}")
 
 
 # ---------------------------------------------------------------- reading
@@ -297,7 +240,7 @@ class _Parts:
 def _manifest(
     run: Run,
     end: StageEnd,
-    counts: Counter[str],
+    counts: Counter[Count],
     results: list[dict[str, Any]],
     errors: list[dict[str, Any]],
 ) -> dict[str, Any]:
@@ -332,10 +275,10 @@ def _manifest(
         "provider": {"kind": run.provider.kind, "name": run.provider.name},
         "encoder": run.encoder,
         "counts": {
-            "total": end.rows,
-            "completed": counts[_COMPLETED],
-            "failed": counts[_FAILED],
-            "expired": counts[_EXPIRED],
+            "total": end.rows - end.several,
+            "completed": counts[Count.COMPLETED],
+            "failed": counts[Count.FAILED],
+            "expired": counts[Count.EXPIRED],
             "bad": end.bad,
             "lost": sum(c.lost for c in collected),
             "ignoredLines": sum(c.ignored for c in collected),

@@ -31,7 +31,7 @@ from batchinference.records.refusal import BadLine
 from batchinference.records.request import (
     BEHIND_BODY,
 )
-from batchinference.records.rowtable import bad_entry, bad_row
+from batchinference.records.rowtable import SAME_RECORD, bad_entry, bad_row
 from batchinference.records.tokens import estimate, estimates
 from batchinference.records.wire import MAX_ROWS
 from batchinference.tasks import spool
@@ -47,12 +47,13 @@ _SLACK_BYTES = 64 << 10
 
 
 class StageEnd(msgspec.Struct, rename="camel"):
-    """`stage.json`: what the pass came to."""
+    """`stage.json`: what the pass came to; see `model.staging.Staged`."""
 
     rows: int
     bad: int
     segments: int
     fingerprint: str
+    several: int = 0
 
 
 def stage(run: Run, bench: Workbench, report: Report) -> StageDone:
@@ -95,6 +96,7 @@ class _State:
     row: int = 0
     bad: int = 0
     line: int = 0
+    several: int = 0
     first_bad: list[BadRecord] = field(default_factory=list)
 
 
@@ -104,8 +106,9 @@ class _Checked:
 
     Attributes:
         read: how many lines the block has.
-        at: which line of the block each good record is.
+        at: which line of the block each good record is; more than one may be of the same line.
         bad_rows: the rows that are never sent.
+        skipped: rows of the first line that an earlier shard has.
     """
 
     read: int
@@ -116,6 +119,7 @@ class _Checked:
     table: Sequence[bytes]
     at: Sequence[int]
     bad_rows: Sequence[int]
+    skipped: int = 0
 
 
 class _Pass:
@@ -131,6 +135,7 @@ class _Pass:
         self._snapshot = snapshot(self._objects)
         self._shards = list(run.shards) if run.cursor else []
         self._state = _State()
+        self._skipped = 0
         self._encode = Encoder(run, bench.data)
         limits = run.limits
         # With the newline, which a record that fills a batch alone has too.
@@ -180,6 +185,7 @@ class _Pass:
             raise SourceChanged(f"{self._snapshot.source} changed while staging was interrupted")
         state = self._state
         state.row, state.bad = cursor.row, cursor.bad
+        self._skipped = cursor.item
         store = self._bench.staging
         rows = 0
         for shard in self._shards:
@@ -187,7 +193,9 @@ class _Pass:
             for entry in plain_lines(store.read(info)):
                 rows += 1
                 bad = bad_row(entry)
-                if bad is None:
+                if entry == SAME_RECORD:
+                    state.several += 1
+                elif bad is None:
                     self._seen.add(entry)
                 elif len(state.first_bad) < FIRST_BAD:
                     state.first_bad.append(bad.bad)
@@ -207,7 +215,9 @@ class _Pass:
         state = self._state
         if state.row + len(block.data) >= MAX_ROWS:  # a row has more bytes than one
             raise Permanent(Reason.TOO_LARGE, f"The input has more than {MAX_ROWS} records")
-        usual = self._encode.reader.read_usual(block.data, block.is_ascii) if block.data else None
+        usual = None
+        if block.data and self._encode.takes_many:
+            usual = self._encode.reader.read_usual(block.data, block.is_ascii)
         repeated: frozenset[int] | None = None
         if usual is not None and (encoded := self._encode.many(state.row, usual)):
             data, sizes = encoded
@@ -229,13 +239,15 @@ class _Pass:
         """
         state = self._state
         row, max_record, is_ascii = state.row, self._max_record - 1, block.is_ascii
-        read, encode, is_new = self._encode.reader.read, self._encode.line, self._seen.add
+        read, encode, is_new = self._encode.reader.read, self._encode.lines, self._seen.add
         lines: list[bytes] = []
         rows: list[int] = []
         tokens: list[int] = []
         table: list[bytes] = []
         at: list[int] = []
         bad_rows: list[int] = []
+        skipped = skipped_first = self._skipped
+        self._skipped = 0
         for position, line in enumerate(block.lines):
             try:
                 if isinstance(line, Oversized):
@@ -245,14 +257,15 @@ class _Pass:
                     )
                 request = read(line, is_ascii)
                 custom_id = request.custom_id
-                encoded = encode(row, request)
-                if len(encoded) > max_record:
+                encoded = encode(row - skipped, request)
+                longest = max(map(len, encoded))
+                if longest > max_record:
                     raise BadLine(
                         codes.LINE_TOO_LONG,
-                        f"the request has {len(encoded)} bytes; a record may have {max_record}",
+                        f"the request has {longest} bytes; a record may have {max_record}",
                         custom_id,
                     )
-                if custom_id != b"null" and (
+                if (custom_id != b"null" and not skipped) and (
                     position in repeated if repeated is not None else not is_new(custom_id)
                 ):
                     raise BadLine(
@@ -268,15 +281,22 @@ class _Pass:
                     state.first_bad.append(found)
                 row += 1
                 continue
-            table.append(custom_id)
-            lines.append(encoded)
-            tokens.append(estimate(request.body))
-            rows.append(row)
-            at.append(position)
-            row += 1
+            if len(encoded) == 1:
+                tokens.append(estimate(request.body))
+            else:
+                tokens += map(estimate, encoded[skipped:])
+            entries = [custom_id, *[SAME_RECORD] * (len(encoded) - 1)][skipped:]
+            state.several += len(entries) - (not skipped)
+            table += entries
+            lines += encoded[skipped:]
+            rows += range(row, row + len(entries))
+            at += [position] * len(entries)
+            row += len(entries)
+            skipped = 0
         sizes = [len(line) + 1 for line in lines]
         data = b"\n".join([*lines, b""])
-        return _Checked(len(block.lines), data, sizes, rows, tokens, table, at, bad_rows)
+        read_lines = len(block.lines)
+        return _Checked(read_lines, data, sizes, rows, tokens, table, at, bad_rows, skipped_first)
 
     def _whole_piece(self, checked: _Checked, block: Block, number: int) -> Piece:
         """The piece for the shards; moves the state behind the block."""
@@ -293,7 +313,8 @@ class _Pass:
             position, row = checked.at[record], checked.rows[record]
             offset = block.offset + (starts[position - 1] if position else 0)
             bad = bad_before + bisect_left(checked.bad_rows, row)
-            return self._cursor(number, offset, first_line + position, row, bad)
+            item = record - bisect_left(checked.at, position) + (0 if position else checked.skipped)
+            return self._cursor(number, offset, first_line + position, row, bad, item)
 
         return Piece(
             checked.data,
@@ -305,9 +326,11 @@ class _Pass:
             cursor_at,
         )
 
-    def _cursor(self, number: int, offset: int, line: int, row: int, bad: int) -> Cursor:
+    def _cursor(
+        self, number: int, offset: int, line: int, row: int, bad: int, item: int = 0
+    ) -> Cursor:
         native = bool(self._encode.native)
-        return Cursor(number, offset, line, row, bad, self._snapshot.fingerprint, native)
+        return Cursor(number, offset, line, row, bad, self._snapshot.fingerprint, native, item)
 
     def _cursor_at_end(self) -> Cursor:
         state = self._state
@@ -323,7 +346,13 @@ class _Pass:
 
     def _done(self) -> StageDone:
         state = self._state
-        end = StageEnd(state.row, state.bad, max(len(self._shards), 1), self._snapshot.fingerprint)
+        end = StageEnd(
+            state.row,
+            state.bad,
+            max(len(self._shards), 1),
+            self._snapshot.fingerprint,
+            state.several,
+        )
         self._bench.staging.put(self._layout.stage, msgspec.json.encode(end))
         staged = Staged(
             rows=state.row,
@@ -332,6 +361,7 @@ class _Pass:
             tokens=sum(shard.tokens for shard in self._shards),
             first_bad=tuple(state.first_bad),
             native=bool(self._encode.native),
+            several=state.several,
         )
         return StageDone(staged, self._snapshot)
 

@@ -9,7 +9,11 @@ from batchinference.model.job import not_implemented_fields, parse_job
 from builders import job
 
 TOLD = [
-    ({"operation": "Responses"}, "`spec.operation: Responses`", "a word"),
+    (
+        {"output": {"s3": {"uri": "s3://data/ml/out/"}, "format": "Parquet"}},
+        "`spec.output.format: Parquet`",
+        "a word",
+    ),
     (
         {"input": {"s3": {"uri": "s3://data/ml/in.csv"}}},
         "`spec.input.s3.uri: s3://data/ml/in.csv`",
@@ -33,7 +37,7 @@ def test_a_field_is_told_with_its_value(spec, told, reason) -> None:
 
 def test_several_fields_are_told_together() -> None:
     body = job().build()
-    body["spec"].update(operation="Responses", promptTemplate={"prompt": "secret"})
+    body["spec"].update(budget={"maxCost": "1.00"}, promptTemplate={"prompt": "secret"})
     found = parse_job(body).spec
     message = not_implemented(found, not_implemented_fields(found))
-    assert "`spec.operation: Responses` and `spec.promptTemplate`" in message
+    assert "`spec.promptTemplate` and `spec.budget`" in message

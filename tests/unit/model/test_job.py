@@ -17,12 +17,14 @@ from batchinference.model.job import (
     DesiredState,
     JobSpec,
     JSONSchema,
+    Operation,
     Parameters,
     ResponseFormat,
     not_implemented_fields,
     parse_job,
     parse_journaled_spec,
     parse_spec,
+    unsupported_operation,
 )
 from batchinference.model.metadata import parse_metadata
 from batchinference.model.provider import BedrockProvider, OpenAIProvider, ProviderSpec
@@ -149,31 +151,25 @@ def test_the_billable_part_holds_the_billable_fields_without_defaults() -> None:
 
 
 @pytest.mark.parametrize(
-    ("members", "provider", "want"),
+    ("members", "want"),
     [
-        ({}, OPENAI, ()),
-        ({}, None, ()),
-        ({"operation": "Embeddings"}, OPENAI, ()),
-        ({"operation": "Embeddings"}, None, ()),
-        ({"operation": "Embeddings"}, BEDROCK, ("spec.operation",)),
-        ({"operation": "Completions"}, OPENAI, ("spec.operation",)),
-        ({"operation": "Responses"}, OPENAI, ("spec.operation",)),
-        ({"input": {"s3": {"uri": "s3://b/k.jsonl"}}}, OPENAI, ()),
-        ({"input": {"s3": {"uri": "s3://b/p/"}}}, BEDROCK, ()),
-        ({"input": {"s3": {"uri": "s3://b/k.CSV"}}}, OPENAI, ("spec.input.s3.uri",)),
-        ({"input": {"s3": {"uri": "s3://b/k.parquet"}}}, OPENAI, ("spec.input.s3.uri",)),
-        ({"input": {"s3": {"uri": "s3://b/k.jsonl.gz"}}}, OPENAI, ("spec.input.s3.uri",)),
-        ({"input": {"s3": {"uri": "s3://b/k.jsonl.zst"}}}, OPENAI, ("spec.input.s3.uri",)),
-        ({"input": {"inline": "{}", "format": "JSONL"}}, OPENAI, ()),
-        ({"input": {"inline": "{}", "format": "CSV"}}, OPENAI, ("spec.input.format",)),
-        ({"promptTemplate": {"prompt": "p"}}, OPENAI, ("spec.promptTemplate",)),
+        ({}, ()),
+        ({"operation": "Responses"}, ()),
+        ({"input": {"s3": {"uri": "s3://b/k.jsonl"}}}, ()),
+        ({"input": {"s3": {"uri": "s3://b/p/"}}}, ()),
+        ({"input": {"s3": {"uri": "s3://b/k.CSV"}}}, ("spec.input.s3.uri",)),
+        ({"input": {"s3": {"uri": "s3://b/k.parquet"}}}, ("spec.input.s3.uri",)),
+        ({"input": {"s3": {"uri": "s3://b/k.jsonl.gz"}}}, ("spec.input.s3.uri",)),
+        ({"input": {"s3": {"uri": "s3://b/k.jsonl.zst"}}}, ("spec.input.s3.uri",)),
+        ({"input": {"inline": "{}", "format": "JSONL"}}, ()),
+        ({"input": {"inline": "{}", "format": "CSV"}}, ("spec.input.format",)),
+        ({"promptTemplate": {"prompt": "p"}}, ("spec.promptTemplate",)),
         (
             {"output": {"s3": {"uri": "s3://b/"}, "format": "Parquet"}},
-            OPENAI,
             ("spec.output.format",),
         ),
-        ({"outputPolicy": "Replace"}, OPENAI, ()),
-        ({"budget": {"maxCost": "1"}}, OPENAI, ("spec.budget",)),
+        ({"outputPolicy": "Replace"}, ()),
+        ({"budget": {"maxCost": "1"}}, ("spec.budget",)),
         (
             {
                 "suspend": True,
@@ -188,15 +184,35 @@ def test_the_billable_part_holds_the_billable_fields_without_defaults() -> None:
                 "runID": "1",
                 "parameters": {"extra": {"seed": 1}},
             },
-            OPENAI,
             (),
         ),
     ],
 )
 def test_what_this_version_cannot_act_on_is_named(
-    members: dict[str, Any], provider: ProviderSpec | None, want: tuple[str, ...]
+    members: dict[str, Any], want: tuple[str, ...]
 ) -> None:
-    assert not_implemented_fields(parse_spec(spec(**members)), provider) == want
+    assert not_implemented_fields(parse_spec(spec(**members))) == want
+
+
+@pytest.mark.parametrize(
+    ("operation", "provider", "is_told"),
+    [
+        ("ChatCompletions", OPENAI, False),
+        ("Embeddings", OPENAI, False),
+        ("Completions", OPENAI, False),
+        ("Responses", OPENAI, False),
+        ("ChatCompletions", BEDROCK, False),
+        ("Embeddings", BEDROCK, False),
+        ("Completions", BEDROCK, True),
+        ("Responses", BEDROCK, True),
+    ],
+)
+def test_an_operation_that_a_provider_does_not_have_is_told_with_what_it_has(
+    operation: str, provider: ProviderSpec, is_told: bool
+) -> None:
+    said = unsupported_operation(Operation(operation), provider)
+    assert bool(said) is is_told
+    assert not said or (f"`spec.operation: {operation}`" in said and "Embeddings" in said)
 
 
 def test_a_journaled_spec_needs_neither_input_nor_output() -> None:
