@@ -509,6 +509,14 @@ def test_a_server_that_counts_too_many_makes_no_progress_above_the_total() -> No
         assert status.progress == f"{shown_as}/100"
 
 
+def test_progress_counts_records_where_each_has_several_rows() -> None:
+    shards = (collected(0, answered=90, failed=10), in_state(S.QUEUED, 1))
+    run = replace(run_with(*shards), staged=Staged(200, 0, 1, 1, several=150))
+    counts = request_counts(run, Notes())
+    assert (counts.total, counts.completed, counts.failed) == (50, 22, 2)
+    assert status_of(scene(run)).progress == "22/50"
+
+
 def test_a_new_process_shows_what_was_shown_until_it_has_asked() -> None:
     run = run_with(in_state(S.SUBMITTED, 0), in_state(S.SUBMITTED, 1))
     run = replace(run, staged=Staged(200, 0, 1, 1))
