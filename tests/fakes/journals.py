@@ -65,9 +65,9 @@ class FakeJournals:
         await self._world.pause()
         return found
 
-    async def unended_keys(self) -> AsyncIterator[str]:
-        for key, _run, _version in await self.unended():
-            yield key
+    async def unended_versions(self) -> AsyncIterator[tuple[str, str]]:
+        for key, _run, version in await self.unended():
+            yield key, version
 
     async def ended(self) -> AsyncIterator[tuple[Run, str]]:
         self._maybe_fail("journal.ended")

@@ -286,3 +286,33 @@ def test_a_journal_that_another_left_without_its_object_is_found() -> None:
         assert house.server.batches == {}
 
     play(scene)
+
+
+def test_a_run_that_another_operator_took_up_and_left_is_followed_without_an_object() -> None:
+    async def scene(house: House) -> None:
+        await house.operator()
+        body = house.give(job())
+        key = key_of(parse_job(body))
+        await house.until(lambda: house.state() == "Running")
+        house.kube.delete(ref())
+        await house.until(lambda: house.phase(key) is RunPhase.PARKED)
+        found = await house.journals.get(key)
+        assert found is not None
+        taken_up = replace(found[0], phase=RunPhase.RUNNING, verdict=None, results=None)
+        await house.journals.write(taken_up, found[1])
+        await house.until(lambda: house.phase(key) is RunPhase.PARKED)
+
+    play(scene, habits=replace(HABITS, work_s=300))
+
+
+def test_a_journal_that_was_only_annotated_goes_on_as_it_is() -> None:
+    async def scene(house: House) -> None:
+        await house.operator()
+        body = house.give(job())
+        key = key_of(parse_job(body))
+        await house.until(lambda: house.state() == "Running")
+        house.journals.annotate(key, note="seen")
+        await house.until(lambda: house.state() == "Succeeded")
+        assert len(house.server.batches) == 1
+
+    play(scene, habits=replace(HABITS, work_s=300))

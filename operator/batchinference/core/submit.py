@@ -355,13 +355,15 @@ def _queued(draft: Draft, shard: Shard) -> None:
     now = draft.observed.now
     if draft.run.cancel is not None or draft.held:
         return
-    _tell_refusal(draft, shard)
+    has_provider = not draft.provider_problem()
+    if has_provider:  # what stopped it before is no news where something else stops it now
+        _tell_refusal(draft, shard)
     if draft.blocked:
         return
     if shard.not_before is not None and now < shard.not_before:
         draft.wake(shard.not_before)
         return
-    if draft.provider_problem():
+    if not has_provider:
         return
     ordinal = next_ordinal(draft.run, shard)
     input_ref = draft.notes.uploads.get((shard.index, ordinal))

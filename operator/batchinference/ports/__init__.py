@@ -224,8 +224,8 @@ class Journals(Protocol):
         one that can't be read. There may be years of receipts: they are read by their keys.
         """
 
-    def unended_keys(self) -> AsyncIterator[str]:
-        """The run keys of the same, without their contents.
+    def unended_versions(self) -> AsyncIterator[tuple[str, str]]:
+        """The same without their contents, as (run key, version).
 
         Raises:
             Stalled, Retry: the API server can't be asked now.

@@ -33,8 +33,8 @@ class Entry:
         written_at: when numbers were last written to the status.
         passing: a state that may be over before anybody has seen it, and since when.
         newer_schema: a newer operator's journal: hands off.
-        in_doubt: its journal may stand although no object tells of it: there was no answer when it
-            was made, or another process made it.
+        in_doubt: its journal may stand, or be a newer one, although no object tells of it: there
+            was no answer when it was made, or another process wrote it.
         full: why its journal can take nothing new, "" while it can.
     """
 

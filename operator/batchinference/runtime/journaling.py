@@ -168,6 +168,7 @@ class Journaling:
     async def confirm(self, entry: Entry) -> bool:
         """Whether the journal is still the one we know; as `write`, without a write."""
         if await self._journals.is_current(entry.key, entry.version):
+            entry.in_doubt = False
             return True
         if await self.find(entry):
             return False

@@ -134,7 +134,8 @@ class Reconciler:
             job = self._store.steering(entry.key)
             if self._lacks_run(entry, job) and not await self._begin(entry, job):
                 return
-            if _is_behind(entry.run, job) or any(map(_may_be_behind, entry.mailbox)):
+            in_doubt = entry.in_doubt or _is_behind(entry.run, job)
+            if in_doubt or any(map(_may_be_behind, entry.mailbox)):
                 await self._journaling.confirm(entry)
             decision = await self._decide_once(entry)
             settled = decision is not None and not entry.mailbox

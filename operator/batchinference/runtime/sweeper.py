@@ -70,12 +70,12 @@ class Sweeper:
                 logger.warning("What the watch did not show can't be looked for: %s", fault)
 
     async def _find_journals(self) -> None:
-        """Another process may have begun runs of which no object is left to tell: while this one
-        was stopped, or as it woke up itself.
+        """Another process may have begun runs of which no object is left to tell, or gone on with
+        one that was over: while this one was stopped, or as it woke up itself.
         """
-        async for key in self._journals.unended_keys():
+        async for key, version in self._journals.unended_versions():
             entry = self._entries.setdefault(key, Entry(key))
-            if entry.run is None and not entry.newer_schema:
+            if entry.version != version and not entry.newer_schema:
                 entry.in_doubt = True
                 self._look(key)
 

@@ -86,12 +86,10 @@ class KubeJournals:
                 found[key] = (key, None, _version(item))
         return list(found.values())
 
-    async def unended_keys(self) -> AsyncIterator[str]:
-        """See `ports.Journals.unended_keys`."""
-        async for key, _item in self._listed(
-            _UNENDED, METADATA.format("PartialObjectMetadataList")
-        ):
-            yield key
+    async def unended_versions(self) -> AsyncIterator[tuple[str, str]]:
+        """See `ports.Journals.unended_versions`."""
+        async for key, item in self._listed(_UNENDED, METADATA.format("PartialObjectMetadataList")):
+            yield key, _version(item)
 
     async def ended(self) -> AsyncIterator[tuple[Run, str]]:
         """See `ports.Journals.ended`."""
