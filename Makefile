@@ -13,6 +13,7 @@ PYTEST := $(BIN)/python -m pytest
 JOBS ?= 2
 SEEDS ?= 20000
 FIRST_SEED ?= 1
+SECONDS ?= 60
 KILLS ?= 200
 SEED ?= 1
 LEAST ?= 5000
@@ -66,6 +67,10 @@ sim: $(READY) ## Simulate the runtime: make sim SEEDS=500 FIRST_SEED=1 (20,000 s
 .PHONY: test-crash
 test-crash: $(READY) ## Kill processes on the real control plane: make test-crash KILLS=20 SEED=1 (200 if not told)
 	cd tests && PYTHONPATH=../hack ../$(BIN)/python -m crash --kills $(KILLS) --seed $(SEED)
+
+.PHONY: fuzz
+fuzz: $(READY) ## Fuzz every reader and translator: make fuzz SECONDS=60 TARGET=request (all if not told)
+	cd tests && ../$(BIN)/python -m fuzz --seconds $(SECONDS) $(if $(TARGET),--target $(TARGET))
 
 .PHONY: bench
 bench: $(READY) ## Ratios against a baseline of the same run, into build/bench.json

@@ -72,6 +72,13 @@ def combined(record: int, parts: Sequence[Part]) -> bytes:
     Raises:
         ValueError: an answer is no embeddings response with one embedding.
     """
+    try:
+        return _combined(record, parts)
+    except RecursionError:
+        raise ValueError("an answer is nested too deeply") from None
+
+
+def _combined(record: int, parts: Sequence[Part]) -> bytes:
     lines = [_line(b"{" + part.tail) for part in parts]
     answers = [
         (index, _answer(line))
