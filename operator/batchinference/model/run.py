@@ -28,7 +28,7 @@ SCHEMA = 1
 KEY_VERSION = 1
 """Version of the canonical form behind run keys."""
 
-ENCODER = 1
+ENCODER = 2
 """Version of the bytes that staging makes from an input."""
 
 MAX_SHARDS = 500

@@ -64,11 +64,13 @@ class Usual(NamedTuple):
         ids: the users' ids as JSON text.
         rests: the rest of each line from the body on: body, closing brace, newline.
         front: belongs in front of each body, which lacks its own opening brace then.
+        bodies: of `Rules.body`'s type; empty where it is not the type of all of them.
     """
 
     ids: list[bytes]
     rests: list[memoryview]
     front: bytes
+    bodies: list[Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +85,7 @@ class Rules:
         native: lines in Bedrock's own format are welcome.
         places: S3 prefixes that such a line may name.
         closed: prefixes in these that it may not.
+        body: the type of the bodies that a translator is quick with, None where there is none.
     """
 
     model: str
@@ -92,6 +95,7 @@ class Rules:
     native: bool = False
     places: Sequence[str] = ()
     closed: Sequence[str] = ()
+    body: type[msgspec.Struct] | None = None
 
 
 class RequestReader:
@@ -112,7 +116,12 @@ class RequestReader:
         ]
         self._body = msgspec.json.Decoder(_body_type(names, rules.required)).decode
         self._usual = _usual_line(rules.url)
-        self._shapes = _shapes(rules, self._model_member, [member for _, member in self._defaults])
+        members = [member for _, member in self._defaults]
+        self._shapes = _shapes(rules, self._model_member, members)
+        self._quick = []
+        if rules.body is not None:
+            self._quick = _shapes(rules, self._model_member, members, rules.body)
+        self._in_vain = 0
         whole = len('{"custom_id":,"method":"POST","url":"","body":}')
         short = len('{"custom_id":,"body":}')
         # What a line has around its values when it has each key once: compact, and with the
@@ -127,22 +136,34 @@ class RequestReader:
         these keys and no other, and that the body is in order, follows from both. Whether bodies
         name the model is the same throughout most files, so the last way is tried first.
         """
-        found = Usual([], [], self._shapes[0][1])
         try:
             if not is_ascii:
                 data.decode()
-            is_whole = self._match_all(data, found)
-        except (msgspec.MsgspecError, RecursionError, UnicodeError):
+        except UnicodeError:
+            return None
+        if self._quick and self._in_vain < _TRIES:
+            found = self._of_shapes(self._quick, data, keeps=True)
+            if found is not None:
+                self._in_vain = 0
+                return found
+            self._in_vain += 1
+        return self._of_shapes(self._shapes, data, keeps=False)
+
+    def _of_shapes(self, shapes: list[_Shape], data: bytes, *, keeps: bool) -> Usual | None:
+        found = Usual([], [], shapes[0][1], [])
+        try:
+            is_whole = self._match_all(shapes[0], data, found, keeps=keeps)
+        except (msgspec.MsgspecError, RecursionError):
             if not found.ids:
-                self._shapes.reverse()
+                shapes.reverse()
             return None
         return found if is_whole else None
 
-    def _match_all(self, data: bytes, found: Usual) -> bool:
+    def _match_all(self, shape: _Shape, data: bytes, found: Usual, *, keeps: bool) -> bool:
         """Read lines up to the first that is not usual; whether there was none."""
-        add_id, add_rest = found.ids.append, found.rests.append
+        add_id, add_rest, keep = found.ids.append, found.rests.append, found.bodies.append
         match, find_newline = self._usual, data.find
-        decode, front = self._shapes[0]
+        decode, front = shape
         skipped = 1 if front else 0  # the body's own brace is in the front
         view = memoryview(data)
         at, end = 0, len(data)
@@ -152,7 +173,9 @@ class RequestReader:
             if usual is None or data[newline - 1] != _BRACE:
                 return False
             start = usual.end()
-            decode(view[start : newline - 1])
+            body = decode(view[start : newline - 1])
+            if keeps:
+                keep(body)
             add_id(usual[1])
             add_rest(view[start + skipped : newline + 1])
             at = newline + 1
@@ -300,29 +323,40 @@ def _body_type(names: Mapping[str, int], required: str) -> type[msgspec.Struct]:
 
 _Shape = tuple[Callable[[memoryview], Any], bytes]
 
+_TRIES = 8
+"""Blocks in a row without bodies of the quick type after which it is not tried any more."""
 
-def _shapes(rules: Rules, model_member: bytes, members: list[bytes]) -> list[_Shape]:
+
+def _shapes(
+    rules: Rules,
+    model_member: bytes,
+    members: list[bytes],
+    body: type[msgspec.Struct] = msgspec.Struct,
+) -> list[_Shape]:
     """The two usual bodies, with the job's model and without any: what parses them, failing on
-    everything else, and what goes in front of their first member.
+    everything else, and what goes in front of their first member. `body` has the other members.
     """
     absent = Literal["\0 no body has this"]
+    own = set(body.__struct_encode_fields__)
     fields: list[Any] = [("model", Literal[rules.model])]
-    if rules.required:
+    if rules.required and rules.required not in own:
         fields.append(("required", _REQUIRED_TYPES.get(rules.required, msgspec.Raw)))
     fields.append(("stream", None, None))
-    names = _body_names(rules)
-    fields += [(f"m{index}", absent, None) for index in range(len(names))]
-    rename = {f"m{index}": name for index, name in enumerate(names)}
-    rename["required"] = rules.required or "required"
+    # A member of the body's own type is the same field, with another type.
+    names = {name if name in own else f"m{n}": name for n, name in enumerate(_body_names(rules))}
+    fields += [(attribute, absent, None) for attribute in names]
+    rename = {**names, "required": rules.required or "required"}
     found: list[_Shape] = []
     for has_model in (True, False):
         if not has_model:
             fields = [*fields[1:], ("model", absent, None)]
-        own = [*members] if has_model else [model_member, *members]
+        added = [*members] if has_model else [model_member, *members]
         if not has_model and not rules.required:
             break  # a body may be empty then, and nothing can be put in front of nothing
-        shape = msgspec.defstruct("Usual", fields, rename=rename, gc=False)
-        front = b"{" + b",".join(own) + b"," if own else b""
+        shape = msgspec.defstruct(
+            "Usual", fields, bases=(body,), rename=rename, gc=False, kw_only=True
+        )
+        front = b"{" + b",".join(added) + b"," if added else b""
         found.append((msgspec.json.Decoder(shape).decode, front))
     return found
 

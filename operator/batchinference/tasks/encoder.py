@@ -14,7 +14,7 @@ from batchinference.core.locations import all_staging, allowed_places
 from batchinference.model.codec import decode
 from batchinference.model.job import Operation, Parameters
 from batchinference.model.run import Run
-from batchinference.ports import BatchData, BodyEncoder, SeveralEncoder
+from batchinference.ports import BatchData, BodyEncoder, SeveralEncoder, UsualEncoder
 from batchinference.records import codes
 from batchinference.records.parameters import REQUIRED, URLS, defaults
 from batchinference.records.refusal import BadLine, UnsupportedRequest
@@ -53,6 +53,9 @@ class Encoder:
         if operation is Operation.EMBEDDINGS and isinstance(data, SeveralEncoder):
             self._encode_several = data.encode_several
         self.takes_many = self._encode_several is None
+        self._usual = None
+        if operation is Operation.CHAT_COMPLETIONS and isinstance(data, UsualEncoder):
+            self._usual = data
         self._frame = _frame(self._encode_body, self._url) if self._encode_body else None
         self.reader = RequestReader(
             Rules(
@@ -63,6 +66,7 @@ class Encoder:
                 native="bedrock" in run.provider.settings,
                 places=_places(run),
                 closed=_closed(run),
+                body=self._usual.usual_body if self._usual is not None else None,
             )
         )
         self.native: bool | None = run.cursor.native if run.cursor else None
@@ -121,14 +125,20 @@ class Encoder:
 
     def _translated(self, row: int, usual: Usual) -> tuple[bytes, list[int]] | None:
         """As `many`, for a provider that takes no bodies as they are."""
-        encode, front, behind = self._data.encode, usual.front, len(BEHIND_BODY)
+        front, behind = usual.front, len(BEHIND_BODY)
+        quick: list[bytes | None] = []
+        if self._usual is not None and usual.bodies:
+            defaults = decode_body(front.removesuffix(b",") + b"}") if front else {}
+            quick = self._usual.usual_lines(row, usual.bodies, defaults)
         lines: list[bytes] = []
         try:
-            for number, rest in enumerate(usual.rests, row):
-                text = rest[:-behind]
-                body = decode_body(front + text if front else text)
-                complete = {"custom_id": wire_id(number), "method": "POST", "url": self._url}
-                lines.append(encode(number, {**complete, "body": body}, self._model))
+            for number, rest in enumerate(usual.rests):
+                line = quick[number] if quick else None
+                if line is None:
+                    text = rest[:-behind]
+                    body = decode_body(front + text if front else text)
+                    line = self._encode(row + number, body)
+                lines.append(line)
         except (BadLine, UnsupportedRequest):
             return None  # whose fault it is comes out one by one
         self.native = False
@@ -136,6 +146,10 @@ class Encoder:
         data = b"\n".join(lines)
         lines.pop()
         return data, [len(line) + 1 for line in lines]
+
+    def _encode(self, row: int, body: dict[str, Any]) -> bytes:
+        complete = {"custom_id": wire_id(row), "method": "POST", "url": self._url, "body": body}
+        return self._data.encode(row, complete, self._model)
 
     def _agree(self, request: Request) -> None:
         """The first record decides whether all are canonical or all are the provider's own: one

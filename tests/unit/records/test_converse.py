@@ -280,7 +280,7 @@ trees = st.recursive(
 )
 turns = st.fixed_dictionaries({"role": leaves | trees, "content": trees})
 options = st.sampled_from(
-    [*converse._NEUTRAL, *converse._CONFIG, "response_format", "additionalModelRequestFields", "x"]
+    [*converse._NEUTRAL, *converse.CONFIG, "response_format", "additionalModelRequestFields", "x"]
 )
 
 

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from batchinference.adapters.bedrock.data import BedrockData
 from batchinference.model.batch import Limits
 from batchinference.model.status import Reason
 from batchinference.model.work import FaultKind, StageDone, TaskFault, TaskKind
@@ -232,6 +233,67 @@ def test_translating_many_lines_at_once_gives_what_one_by_one_does(
     assert staged[0] == staged[1]
     assert notes[0] == notes[1]
     assert notes[0].bad == len(bad)
+
+
+_TEXTS = st.one_of(
+    st.text(max_size=9),
+    st.sampled_from(
+        ["", " ", "\u2003", "\u2028", "\\", "\\u0041", "a/b", "\x7f", '"', "\U0001f600"]
+    ),
+)
+_MESSAGES = st.lists(
+    st.fixed_dictionaries(
+        {"role": st.sampled_from(["system", "developer", "user", "assistant"]), "content": _TEXTS},
+        optional={"name": st.just("ann")},
+    ),
+    max_size=4,
+)
+_NUMBERS = st.sampled_from([0, 1, 1.0, 0.5, -1, 2, 10**30, None, True])
+_BODIES = st.fixed_dictionaries(
+    {"messages": _MESSAGES},
+    optional={
+        "max_tokens": _NUMBERS,
+        "max_completion_tokens": _NUMBERS,
+        "temperature": _NUMBERS,
+        "top_p": _NUMBERS,
+        "stop": st.sampled_from([None, "x", "", [], ["x", "y"], [1]]),
+        "seed": st.just(7),
+        "model": st.sampled_from(["m", None, "other"]),
+    },
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    bodies=st.lists(_BODIES, min_size=1, max_size=6),
+    parameters=st.sampled_from([{}, {"maxOutputTokens": 7}, {"temperature": "0.5"}]),
+    is_ascii=st.booleans(),
+)
+def test_the_quick_translation_gives_the_bytes_of_the_thorough_one(
+    tmp_path_factory: pytest.TempPathFactory,
+    bodies: list[dict[str, Any]],
+    parameters: dict[str, Any],
+    is_ascii: bool,
+) -> None:
+    came_of = []
+    for is_usual in (True, False):
+        run = make_run(bedrock=True, parameters=parameters)
+        found = Desk(tmp_path_factory.getbasetemp(), run)
+        found.data = BedrockData(found.store)
+        lines = [{**request(f"t{n}"), "body": body} for n, body in enumerate(bodies)]
+        if not is_usual:
+            lines = [dict(reversed(line.items())) for line in lines]
+        texts = [json.dumps(line, ensure_ascii=is_ascii).encode() for line in lines]
+        found.put_input(jsonl(texts))
+        staged = found.stage().staged
+        shards = [f"{STAGING}{name}" for name in ("shards/", "rows/")]
+        came_of.append((replace(staged, tokens=0), [found.store.under(p) for p in shards]))
+    quick, thorough = came_of
+    assert quick[0] == thorough[0]
+    assert quick[1][0].get(f"{STAGING}shards/00000.jsonl") == thorough[1][0].get(
+        f"{STAGING}shards/00000.jsonl"
+    )
+    assert quick[1][1] == thorough[1][1]
 
 
 def test_a_location_that_the_job_may_not_name_is_a_bad_record(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from batchinference.ports import (
     UnsupportedRequest,
 )
 from batchinference.records import codes
-from batchinference.records.translate import converse
+from batchinference.records.translate import converse, usual_converse
 from batchinference.records.wire import wire_id
 
 SUFFIX = ".jsonl.out"
@@ -37,6 +37,11 @@ _ATTEMPTS = 4
 """Objects may show up a moment after their job has ended."""
 
 _encode = msgspec.json.Encoder().encode
+
+
+class _UsualLine(msgspec.Struct, gc=False, rename="camel"):
+    record_id: str
+    model_input: usual_converse.ModelInput
 
 
 class BedrockData:
@@ -68,6 +73,18 @@ class BedrockData:
                 codes.STREAMING_UNSUPPORTED, "`body.stream` is true: a batch can't"
             )
         return _encode({"recordId": wire_id(row), "modelInput": converse.encode(body)})
+
+    usual_body = usual_converse.Body
+
+    def usual_lines(
+        self, row: int, bodies: Sequence[usual_converse.Body], defaults: Mapping[str, Any]
+    ) -> list[bytes | None]:
+        """See `ports.UsualEncoder.usual_lines`."""
+        translated = map(usual_converse.UsualConverse(defaults).translate, bodies)
+        return [
+            None if found is None else _encode(_UsualLine(wire_id(number), found))
+            for number, found in enumerate(translated, row)
+        ]
 
     def upload(self, staging: ObjectStore, uri: str, run: Run, submission: SubmissionID) -> str:
         """See `ports.BatchData.upload`; the input_ref is the copy's URI."""

@@ -82,7 +82,6 @@ def encode(body: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         UnsupportedRequest: an option or a content that can't be had this way.
     """
-    config: dict[str, Any] = {}
     found: dict[str, Any] = {}
     system, messages = _conversation(body.get("messages"))
     for name, value in body.items():
@@ -93,23 +92,18 @@ def encode(body: Mapping[str, Any]) -> dict[str, Any]:
                 value == neutral and _same_kind(value, neutral) for neutral in _NEUTRAL[name]
             ):
                 raise _option(name, "is not possible in a Bedrock Converse batch")
-        elif name in _CONFIG:
-            member, convert = _CONFIG[name]
-            converted = convert(name, value)
-            if converted != []:
-                config.setdefault(member, converted)
+        elif name in CONFIG:
+            continue
         elif name == "response_format":
             system += _response_format(value, found)
         elif name == "additionalModelRequestFields":
             found[name] = _object(name, value)
         else:
             raise _option(name, "is not an option that is known to work with Bedrock Converse")
-    if "max_completion_tokens" in body and body["max_completion_tokens"] is not None:
-        config["maxTokens"] = body["max_completion_tokens"]
     encoded: dict[str, Any] = {"messages": messages}
     if system:
         encoded["system"] = system
-    if config:
+    if config := inference_config(body):
         encoded["inferenceConfig"] = config
     encoded.update(found)
     return encoded
@@ -229,13 +223,28 @@ def _texts(name: str, value: Any) -> list[str]:
     return texts
 
 
-_CONFIG: dict[str, tuple[str, Callable[[str, Any], Any]]] = {
+CONFIG: dict[str, tuple[str, Callable[[str, Any], Any]]] = {
     "max_completion_tokens": ("maxTokens", _count),
     "max_tokens": ("maxTokens", _count),
     "temperature": ("temperature", _fraction),
     "top_p": ("topP", _fraction),
     "stop": ("stopSequences", _texts),
 }
+"""Members of `inferenceConfig` by OpenAI's names; of two for the same the first counts."""
+
+
+def inference_config(body: Mapping[str, Any]) -> dict[str, Any]:
+    """The `inferenceConfig` that a body's members ask for, in an order of its own.
+
+    Raises:
+        UnsupportedRequest: a value that can't be had this way.
+    """
+    config: dict[str, Any] = {}
+    for name, (member, convert) in CONFIG.items():
+        value = body.get(name)
+        if value is not None and (converted := convert(name, value)) != []:
+            config.setdefault(member, converted)
+    return config
 
 
 def _response_format(value: Any, found: dict[str, Any]) -> list[dict[str, Any]]:
