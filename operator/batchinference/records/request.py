@@ -150,14 +150,17 @@ class RequestReader:
         return self._of_shapes(self._shapes, data, keeps=False)
 
     def _of_shapes(self, shapes: list[_Shape], data: bytes, *, keeps: bool) -> Usual | None:
-        found = Usual([], [], shapes[0][1], [])
-        try:
-            is_whole = self._match_all(shapes[0], data, found, keeps=keeps)
-        except (msgspec.MsgspecError, RecursionError):
-            if not found.ids:
-                shapes.reverse()
-            return None
-        return found if is_whole else None
+        for _ in shapes:
+            found = Usual([], [], shapes[0][1], [])
+            try:
+                is_whole = self._match_all(shapes[0], data, found, keeps=keeps)
+            except (msgspec.MsgspecError, RecursionError):
+                if found.ids:
+                    return None
+                shapes.reverse()  # the first line alone tells which one it is
+            else:
+                return found if is_whole else None
+        return None
 
     def _match_all(self, shape: _Shape, data: bytes, found: Usual, *, keeps: bool) -> bool:
         """Read lines up to the first that is not usual; whether there was none."""
