@@ -580,6 +580,8 @@ class Stage(Outside):
         return any(rests(b) for b in jobs)
 
     def _quiet(self) -> bool:
+        if not any(life.process.alive for life in self._lives):
+            return False  # nobody sees what is asked for
         jobs = self.kube.jobs()
         if not all(is_terminal(b) or rests(b) or self._rests(run_key_of(b)) for b in jobs):
             return False
