@@ -171,7 +171,8 @@ VIEWS: list[tuple[str, dict[str, Any], BatchState, tuple[str, ...]]] = [
     ("being stopped", {"status": "Stopping"}, BatchState.CANCELLING, ()),
     ("stopped half way", {"status": "Stopped", **COUNTS}, BatchState.CANCELLED, (OUT,)),
     ("stopped early", {"status": "Stopped"}, BatchState.CANCELLED, (f"maybe:{OUT}",)),
-    ("refused by validation", {"status": "Failed"}, BatchState.FAILED, ()),
+    ("refused at once", {"status": "Failed", "totalRecordCount": 0}, BatchState.FAILED, ()),
+    ("failed, nobody counted", {"status": "Failed"}, BatchState.FAILED, (f"maybe:{OUT}",)),
     ("failed on the way", {"status": "Failed", **COUNTS}, BatchState.FAILED, (f"maybe:{OUT}",)),
     ("a new word", {"status": "Dreaming"}, BatchState.UNKNOWN, ()),
     ("no word", {}, BatchState.UNKNOWN, ()),
@@ -224,7 +225,10 @@ FAILURES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("something new", {}, {"code": "", "quota": False, "transient": False}),
     ("something new", COUNTS, {"nothing_processed": False}),
     ("something new", {"totalRecordCount": 9}, {"nothing_processed": False}),
-    ("", {}, {"message": "", "nothing_processed": True}),
+    ("Internal server error", {}, {"transient": True, "nothing_processed": False}),
+    ("Too many requests", {}, {"code": "Quota", "nothing_processed": False}),
+    ("", {}, {"message": "", "nothing_processed": False}),
+    ("", {"totalRecordCount": 0}, {"message": "", "nothing_processed": True}),
 ]
 
 
@@ -329,7 +333,8 @@ async def test_nothing_of_the_environment_is_used(poisoned: Callable[[], None]) 
     with Stub(account_server) as stub:
         async with client(stub) as provider:
             account = await provider.check()
-            assert account.id == "bedrock/111122223333/us-east-1"
+            host = stub.url.removeprefix("http://")
+            assert account.id == f"bedrock/{host}/111122223333/us-east-1", "AWS did not say so"
             await provider.submit(request(run_with()), anytime)
     assert set(signers(stub)) == {"OWN"}
     for asked in stub.asked:

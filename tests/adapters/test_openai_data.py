@@ -377,6 +377,30 @@ def test_a_file_that_is_gone_is_lost() -> None:
     assert lost.value.reason == "AnswerLost"
 
 
+PAGE = b"<html><h1>404 Not Found</h1>nginx</html>"
+
+
+@pytest.mark.parametrize("status", [200, 404, 410, 502])
+def test_the_page_of_something_in_between_says_nothing_of_a_file(status: int) -> None:
+    page = Answer(PAGE, status, {"Content-Type": "text/html; charset=utf-8"})
+    with stubbed(lambda _asked: page) as (_, data), pytest.raises((Retry, Stalled)):
+        read(data, "file-1")
+
+
+def test_a_batch_is_shown_or_not_and_nothing_else_says_so() -> None:
+    answers = [
+        Answer({"id": "batch_1", "status": "completed"}),
+        Answer(NOT_FOUND, 404),
+        Answer(PAGE, 404, {"Content-Type": "text/html"}),
+    ]
+    with stubbed(lambda _asked: answers.pop(0)) as (stub, data):
+        assert data.shows("batch_1")
+        assert not data.shows("batch_1")
+        with pytest.raises((Retry, Stalled)):
+            data.shows("batch_1")
+        assert {asked.path for asked in stub.asked} == {"/v1/batches/batch_1"}
+
+
 def test_a_download_is_compressed_for_nobody(waits: list[float]) -> None:
     import gzip
 

@@ -324,5 +324,6 @@ def _end(view: BatchView, setting: Setting) -> dict[str, Any]:
         "batch_state": view.state,
         "files": view.files,
         "failure": view.failure,
+        "answered": view.completed,
         **({"request": {}} if view.is_void else {}),
     }

@@ -42,6 +42,8 @@ class Submission:
         collected: of a late batch: its answers are among the shard's.
         input_deleted: of one that was refused or void: its input is not at the provider any more.
         settled, settled_at: by a person, or by the provider object's policy.
+        answered: records that the provider counts as answered, once the batch is over; None where
+            it was not noted.
     """
 
     ordinal: int
@@ -63,6 +65,7 @@ class Submission:
     input_deleted: bool = False
     settled: Settlement | None = None
     settled_at: datetime | None = None
+    answered: int | None = None
 
     @property
     def is_given_up(self) -> bool:

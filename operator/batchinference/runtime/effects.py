@@ -295,6 +295,7 @@ class Effects:
             sources=effect.sources,
             replaces=effect.replaces,
             may_go_on=effect.may_go_on,
+            failing_s=self._failing_s(entry, effect),
             inline=job.spec.input.inline if job else None,
             connections={
                 "provider": {"settings": resolved.pin_settings, "secrets": resolved.secrets},
@@ -303,6 +304,10 @@ class Effects:
         )
         self._runner.start(task, self)
         return None
+
+    def _failing_s(self, entry: Entry, effect: StartTask) -> float:
+        failure = entry.notes.failures.get(effect.id)
+        return (self._clock.now() - failure.since).total_seconds() if failure is not None else 0.0
 
     def report(self, task: Task, report: TaskReport) -> None:
         """See `ports.TaskListener`."""

@@ -19,7 +19,7 @@ import zlib
 
 import msgspec
 
-from batchinference.errors import Permanent
+from batchinference.errors import Permanent, Retry, Stalled
 from batchinference.model.batch import BatchState
 from batchinference.model.run import (
     Collected,
@@ -29,8 +29,9 @@ from batchinference.model.run import (
     Submission,
     SubmissionState,
 )
+from batchinference.model.status import Reason
 from batchinference.model.work import ShardCollected
-from batchinference.ports import ObjectStore
+from batchinference.ports import ObjectStore, ShowsBatches
 from batchinference.records import codes
 from batchinference.records.index import Rows, pack_rows
 from batchinference.records.lines import plain_lines
@@ -48,8 +49,23 @@ _UNBILLED_CODES = {
 }
 
 
-def collect(run: Run, shard: Shard, bench: Workbench) -> ShardCollected:
+GONE_AFTER_S = 600.0
+"""How long it must be said of answers that they are gone before it is believed."""
+
+STRANGE_FOR_S = 7 * 86_400.0
+"""The same where the provider does not know the batch either: people change credentials back."""
+
+
+def collect(
+    run: Run, shard: Shard, bench: Workbench, *, failing_s: float = GONE_AFTER_S
+) -> ShardCollected:
     """Collect every batch of the shard that was not collected before.
+
+    Args:
+        run: of which run.
+        shard: which of its shards.
+        bench: the ports.
+        failing_s: for how long it could not be done.
 
     Raises:
         Permanent: there is nothing to collect.
@@ -72,7 +88,7 @@ def collect(run: Run, shard: Shard, bench: Workbench) -> ShardCollected:
             if _is_refused(batch):
                 _refuse(join, batch)
             else:
-                _read(join, batch, bench)
+                _read(join, batch, bench, failing_s)
         collected = join.collected(_code(shard))
         _store(join, shard, collected, bench.staging, where)
         return ShardCollected(collected, late=len(shard.late))
@@ -197,36 +213,75 @@ def _refuse(join: Join, submission: Submission) -> None:
         join.put(row, FAILED, error_tail(row, codes.BATCH_FAILED, message))
 
 
-def _read(join: Join, submission: Submission, bench: Workbench) -> None:
+def _read(join: Join, submission: Submission, bench: Workbench, failing_s: float) -> None:
     """Read every result file, then judge the rows that no line spoke of."""
-    is_complete, broken_before = True, join.broken
-    decode = bench.data.decode
+    is_complete, broken_before = True, join.broken + join.foreign
     for name in submission.files:
-        try:
-            for line in plain_lines(bench.data.open_results([name])):
-                if not line:
-                    continue
-                join.add(line, decode(line))
-        except Permanent as gone:
-            if gone.reason != codes.ANSWER_LOST:
-                raise
-            is_complete = False
+        is_complete = _read_file(join, name, submission, bench, failing_s) and is_complete
     state = submission.batch_state
     may_leave = state is not None and state.may_leave_unbilled
-    # A line without an id may be the answer of any absent row, so then absence says nothing.
-    broken = join.broken - broken_before
-    is_unbilled = may_leave and is_complete and not broken
-    if is_unbilled:
+    # A line of no row of ours may be the answer of any absent row, so then absence says nothing.
+    broken = join.broken + join.foreign - broken_before
+    missing = (submission.answered or 0) - join.processed if may_leave else 0
+    if may_leave and is_complete and not broken and missing <= 0:
         join.all_unspoken_are_unbilled()
         return
     if not is_complete:
         why = "a result file of the batch is gone"
     elif broken:
-        why = f"the result files have {broken} lines that can't be read"
+        why = f"the result files have {broken} lines that are no record's or can't be read"
+    elif missing > 0:
+        why = f"the provider counts {missing} more as answered than its result files have"
     elif submission.settled is Settlement.GIVE_UP and not (state and state.is_over):
         why = "somebody decided not to wait for its answer"
     else:
         why = "the result files of the batch don't have it"
     message = f"The record may have been processed and billed, but {why}; it is not sent again"
-    for row in join.unspoken_rows(below=LOST):
+    lost = [*join.unspoken_rows(below=LOST)]
+    if missing > 0:  # nor can its word on single records be believed
+        lost += join.rows_called_unbilled()
+    for row in lost:
         join.put(row, LOST, error_tail(row, codes.ANSWER_LOST, message))
+
+
+def _read_file(
+    join: Join, name: str, submission: Submission, bench: Workbench, failing_s: float
+) -> bool:
+    """Take the lines of one result file; False where it is gone for good.
+
+    What says so may be a server's bad minute, a gateway in between, or the credentials of another
+    account; and once it is believed, the file is deleted with all others of the run. So it must
+    say so for a while, of an account that it shows.
+    """
+    data = bench.data
+    legible = illegible = 0
+    try:
+        for line in plain_lines(data.open_results([name])):
+            if line:
+                found = data.decode(line)
+                legible += bool(found.wire_id)
+                illegible += not found.wire_id
+                join.add(line, found)
+    except Permanent as gone:
+        if gone.reason != codes.ANSWER_LOST:
+            raise
+        is_strange = isinstance(data, ShowsBatches) and not data.shows(submission.batch_id)
+        if is_strange and failing_s < STRANGE_FOR_S:
+            raise Stalled(
+                Reason.ACCOUNT_CHANGED,
+                f"The provider has neither batch {submission.batch_id} nor its result file: check "
+                "that the credentials are of the account that submitted it. Nothing of it is sent "
+                "again. It is asked again for a week; after that its answers count as lost",
+            ) from gone
+        if failing_s < GONE_AFTER_S:
+            raise Retry(
+                Reason.OUTPUT_UNAVAILABLE,
+                f"The provider says that the result file {name} is gone; it is asked for again",
+            ) from gone
+        return False
+    if illegible and not legible and failing_s < GONE_AFTER_S:
+        raise Retry(
+            Reason.OUTPUT_UNAVAILABLE,
+            f"No line of the result file {name} is a record's; it is read again",
+        )
+    return True

@@ -29,7 +29,11 @@ an equal one is a duplicate and is ignored."""
 KINDS = {LOST: tails.LOST, FAILED: tails.FAILED, ANSWERED: tails.ANSWERED}
 STATES = {kind: state for state, kind in KINDS.items()}
 
-_SOME_ID = re.compile(rb'"(r\d{1,10})"')
+_NOT_PROCESSED, _PROCESSED = 1, 2
+"""What a batch's lines say of a row, beside nothing."""
+
+_OWN_ID = re.compile(rb'"(?:custom_id|recordId)"\s*:\s*"(r\d{1,10})"')
+"""A line's id by its name: a text that it repeats may hold something that looks like one."""
 _FLUSH_BYTES = 1 << 20
 
 
@@ -39,6 +43,7 @@ class Join:
     Attributes:
         foreign, duplicates: lines that were ignored.
         broken: lines without a legible id.
+        processed: rows of which lines of this batch say that they were processed.
     """
 
     def __init__(self, rows: Rows, file: IO[bytes]) -> None:
@@ -51,12 +56,13 @@ class Join:
         self._spoken = bytearray(len(rows))
         self._offsets = array("Q", bytes(8 * len(rows)))
         self._lengths = array("Q", bytes(8 * len(rows)))
-        self.foreign = self.duplicates = self.broken = 0
+        self.foreign = self.duplicates = self.broken = self.processed = 0
         self.input_tokens = self.output_tokens = 0
 
     def begin_batch(self) -> None:
         """No line of this batch was read so far."""
         self._spoken = bytearray(len(self.rows))
+        self.processed = 0
 
     def add(self, line: bytes, found: ResultLine) -> None:
         """Take one line of a result file."""
@@ -83,9 +89,10 @@ class Join:
 
     def _salvage(self, line: bytes) -> None:
         """A line that can't be read loses one row's answer: the one whose id it shows, if any."""
-        ids = {row_of(name.decode()) for name in _SOME_ID.findall(line)}
+        ids = {row_of(name.decode()) for name in _OWN_ID.findall(line)}
         row = ids.pop() if len(ids) == 1 else None
-        if row is None or self._position(row) < 0:
+        at = self._position(row) if row is not None else -1
+        if row is None or at < 0 or self._spoken[at]:
             self.broken += 1
             return
         self._lose(row)
@@ -102,7 +109,11 @@ class Join:
         return self._put(self._position(row), row, state, tail)
 
     def _put(self, at: int, row: int, state: int, tail: bytes) -> bool:
-        self._spoken[at] = 1
+        if state >= LOST and self._spoken[at] != _PROCESSED:
+            self._spoken[at] = _PROCESSED
+            self.processed += 1
+        elif not self._spoken[at]:
+            self._spoken[at] = _NOT_PROCESSED
         if self._state[at] >= state:
             self.duplicates += 1
             return False
@@ -131,6 +142,12 @@ class Join:
         """Rows of which this batch has no line, and no batch anything as good as that."""
         for at, spoken in enumerate(self._spoken):
             if not spoken and self._state[at] < below:
+                yield self.rows[at]
+
+    def rows_called_unbilled(self) -> Iterator[int]:
+        """Rows that lines of this batch call so, and no batch has anything better of."""
+        for at, spoken in enumerate(self._spoken):
+            if spoken == _NOT_PROCESSED and self._state[at] == UNBILLED:
                 yield self.rows[at]
 
     def unbilled_rows(self) -> Iterator[int]:

@@ -85,7 +85,7 @@ def _perform(task: Task, bench: Workbench, report: Report) -> TaskResult:
             assert task.ordinal is not None
             return upload(run, _shard(task), task.ordinal, bench)
         case TaskKind.COLLECT:
-            return collect(run, _shard(task), bench)
+            return collect(run, _shard(task), bench, failing_s=task.failing_s)
         case TaskKind.POOL:
             return pool(run, task.sources, bench)
         case TaskKind.FINISH:

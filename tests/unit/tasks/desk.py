@@ -33,6 +33,7 @@ from batchinference.model.work import (
 )
 from batchinference.ports import BatchData
 from batchinference.tasks.admit import claim_of
+from batchinference.tasks.collect import GONE_AFTER_S
 from batchinference.tasks.places import PrefixPlace
 from batchinference.tasks.run import perform
 from batchinference.tasks.sources import StoreSource
@@ -189,7 +190,7 @@ class Desk:
         self.run = self.run.with_shard(changed)
 
     def collect(self, shard: int) -> Shard:
-        result = self.perform(TaskKind.COLLECT, shard=shard, ordinal=1)
+        result = self.perform(TaskKind.COLLECT, shard=shard, ordinal=1, failing_s=GONE_AFTER_S)
         assert isinstance(result, ShardCollected), result
         changed = replace(
             self.run.shards[shard], state=ShardState.COLLECTED, collected=result.collected

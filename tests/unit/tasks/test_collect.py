@@ -19,11 +19,12 @@ from batchinference.errors import Permanent, Retry
 from batchinference.model.batch import BatchFailure, BatchState
 from batchinference.model.run import Collected, ShardState, SubmissionState
 from batchinference.model.status import Reason
-from batchinference.model.work import FaultKind, TaskFault, TaskKind
+from batchinference.model.work import FaultKind, ShardCollected, TaskFault, TaskKind
 from batchinference.ports import ResultLine
 from batchinference.records import codes
 from batchinference.records.index import unpack_rows
 from batchinference.records.tails import tail_of
+from batchinference.tasks.collect import GONE_AFTER_S, STRANGE_FOR_S
 from fakes.data import BodyData, decode_openai
 from fakes.stores import Crash
 from unit.tasks.desk import STAGING, Desk, answer, expired, jsonl, refused, request
@@ -62,7 +63,8 @@ def collect(found: Desk, state: BatchState, *files: bytes | None) -> Collected:
 
 
 BROKEN = b'{"custom_id": "r00'
-CUT = jsonl([answer(4)])[:60] + b"\n"
+CUT = jsonl([{"custom_id": "r0000000004", "response": {"status_code": 200}}])[:50] + b"\n"
+ECHO = b'{"modelInput":{"messages":[{"content":[{"text":"r0000000004"}]}]},"modelOutput":{"out'
 
 CASES: list[tuple[str, BatchState, list[bytes | None], str, str]] = [
     ("everything answered, in any order", BatchState.COMPLETED,
@@ -90,6 +92,12 @@ CASES: list[tuple[str, BatchState, list[bytes | None], str, str]] = [
      [jsonl([answer(0), b"\xff\xfe garbage"])], "ALLLL", ""),
     ("an illegible line that shows its id loses that row alone", BatchState.EXPIRED,
      [jsonl([answer(0)]) + CUT], "A...L", codes.BATCH_EXPIRED),
+    ("a cut line that repeats a text which looks like an id shows none", BatchState.EXPIRED,
+     [jsonl([answer(0), answer(1), ECHO])], "AALLL", ""),
+    ("a cut line with the id of a row that has its answer is another's", BatchState.EXPIRED,
+     [jsonl([answer(4)]) + CUT], "LLLLA", ""),
+    ("lines of nobody's ids may be anybody's answers", BatchState.EXPIRED,
+     [jsonl([answer(0), {**answer(1), "custom_id": "R0000000001"}])], "ALLLL", ""),
     ("an illegible line with half an id loses every absent row", BatchState.CANCELLED,
      [jsonl([answer(0), BROKEN])], "ALLLL", ""),
     ("blank lines are nothing", BatchState.EXPIRED, [b"\n    \n" + jsonl([answer(0)]) + b"\r\n"],
@@ -129,6 +137,80 @@ def test_every_record_gets_one_class(
         elif line["kind"] == "A":
             assert line["error"] is None
             assert line["response"]["status_code"] == 200
+
+
+COUNTED: list[tuple[int | None, BatchState, list[Any], str, str]] = [
+    (2, BatchState.CANCELLED, [answer(0), answer(1)], "AA...", "as many as it counts"),
+    (1, BatchState.CANCELLED, [answer(0), answer(1)], "AA...", "its count lags"),
+    (None, BatchState.CANCELLED, [answer(0)], "A....", "nothing is known of its count"),
+    (3, BatchState.CANCELLED, [answer(0)], "ALLLL", "two of its answers are not here"),
+    (3, BatchState.EXPIRED, [answer(0), expired(1)], "ALLLL", "nor can its word be believed"),
+    (3, BatchState.PARTIAL, [answer(0), refused(1), refused(2)], "AFF..", "it counts errors, too"),
+    (5, BatchState.COMPLETED, [answer(n) for n in range(4)] + [expired(4)], "AAAA.",
+     "a completed batch counts what it has worked through"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("answered", "state", "lines", "want", "reason"), COUNTED)
+def test_absence_is_no_evidence_against_the_providers_own_count(
+    tmp_path: Path,
+    answered: int | None,
+    state: BatchState,
+    lines: list[Any],
+    want: str,
+    reason: str,
+) -> None:
+    found = staged(tmp_path)
+    found.end(0, state, {"file": jsonl(lines)})
+    found.run = found.run.with_shard(found.run.shards[0].with_last(answered=answered))
+    found.collect(0)
+    kinds = ["."] * ROWS
+    for line in answers(found):
+        kinds[line["row"]] = line["kind"]
+    assert "".join(kinds) == want, reason
+
+
+class Forgetful(BodyData):
+    """Of a server that shows batches to their own account alone."""
+
+    knows = True
+
+    def shows(self, batch_id: str) -> bool:
+        assert batch_id == "batch_0"
+        return self.knows
+
+
+PATIENCE: list[tuple[bytes | None, bool, float, FaultKind | None, str]] = [
+    (None, True, 0.0, FaultKind.RETRY, "a gateway's bad minute"),
+    (None, True, GONE_AFTER_S, None, "it is gone"),
+    (None, False, GONE_AFTER_S, FaultKind.STALLED, "credentials of another account"),
+    (None, False, STRANGE_FOR_S, None, "nobody changed them back"),
+    (b"<html>\n<body>\n", True, 0.0, FaultKind.RETRY, "a web page in place of the file"),
+    (b"<html>\n<body>\n", True, GONE_AFTER_S, None, "that is what the file has"),
+]
+
+
+@pytest.mark.parametrize(("file", "knows", "failing_s", "kind", "reason"), PATIENCE)
+def test_answers_are_not_called_lost_at_the_first_word(
+    tmp_path: Path,
+    file: bytes | None,
+    knows: bool,
+    failing_s: float,
+    kind: FaultKind | None,
+    reason: str,
+) -> None:
+    found = staged(tmp_path)
+    found.data = Forgetful()
+    found.data.knows = knows
+    found.end(0, BatchState.COMPLETED, {"file": file})
+    result = found.perform(TaskKind.COLLECT, shard=0, ordinal=1, failing_s=failing_s)
+    if kind is None:
+        assert isinstance(result, ShardCollected), reason
+        assert result.collected.lost == ROWS
+        return
+    assert isinstance(result, TaskFault), reason
+    assert result.kind is kind
+    assert not found.store.under(f"{STAGING}answers/")
 
 
 def test_the_first_of_two_answers_wins_and_the_other_is_counted(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
 
 from botocore import exceptions as aws
 
@@ -115,6 +116,7 @@ class BedrockProvider:
         )
         self._sts: Any = cloud.client(session, "sts", sts, trusted, connections=THREADS)
         self._region = bedrock.region
+        self._told_by = urlsplit(sts).netloc
         self._store = store
         self._submit_timeout_s = submit_timeout_s
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="bedrock")
@@ -130,8 +132,11 @@ class BedrockProvider:
             lambda: self._client.list_model_invocation_jobs(maxResults=1),
         )
         number = str(caller["Account"])
+        # Only AWS's word on whose credentials these are is AWS's: another endpoint names any
+        # account, and whoever set it up would take that one's places.
+        scope = f"{self._told_by}/" if self._told_by else ""
         return Account(
-            f"bedrock/{number}/{self._region}", {"account": number, "region": self._region}
+            f"bedrock/{scope}{number}/{self._region}", {"account": number, "region": self._region}
         )
 
     def create_request(

@@ -48,7 +48,7 @@ _PERMISSION_TEXTS = (
     "access denied",
 )
 _TRANSIENT_TEXTS = ("internal server error", "service unavailable", "try again")
-_VALIDATION = {"MinimumRecords", "MaximumRecords", "MaximumSize", "Quota"}
+_VALIDATION = {"MinimumRecords", "MaximumRecords", "MaximumSize", "Permissions"}
 _EXCEEDS = {"MaximumRecords": BatchLimit.RECORDS, "MaximumSize": BatchLimit.BYTES}
 _LIMIT = re.compile(
     r"(?:maximum|limit|quota|at most|exceeds?)"
@@ -64,9 +64,10 @@ def view(job: Mapping[str, Any]) -> BatchView:
     raw = str(job.get("status") or "")
     state = STATES.get(raw, BatchState.UNKNOWN)
     processed = int(job.get("processedRecordCount") or 0)
-    total = int(job.get("totalRecordCount") or 0)
+    counted = job.get("totalRecordCount")
+    total = int(counted or 0)
     arn = str(job.get("jobArn", ""))
-    failed = failure(str(job.get("message") or ""), total, processed)
+    failed = failure(str(job.get("message") or ""), counted, processed)
     return BatchView(
         id=arn,
         state=state,
@@ -83,11 +84,12 @@ def view(job: Mapping[str, Any]) -> BatchView:
     )
 
 
-def failure(message: str, total: int, processed: int) -> BatchFailure:
+def failure(message: str, total: int | None, processed: int) -> BatchFailure:
     """Why a job failed as a whole, recognised by AWS's sentences: there is no code.
 
-    Nothing was processed where the sentence is a validation's, or where AWS had not even begun to
-    count: `total` is 0 until processing starts.
+    Nothing was processed where the sentence is a validation's, or where AWS says that it had not
+    even begun to count: `total` is 0 until processing starts. None is no such word: counts are
+    optional in AWS's description of a job, and older APIs lack them.
     """
     known = message.lower()
     code = ""
@@ -108,7 +110,8 @@ def failure(message: str, total: int, processed: int) -> BatchFailure:
         message=line if len(line) <= _MESSAGE_LIMIT else line[: _MESSAGE_LIMIT - 1] + "…",
         quota=code == "Quota",
         transient=code == "ServiceFault",
-        nothing_processed=processed == 0 and (total == 0 or code in _VALIDATION),
+        nothing_processed=processed == 0
+        and (total == 0 or code in _VALIDATION or (code == "Quota" and "quota" in known)),
         exceeds=_EXCEEDS.get(code),
         most=_limit_in(line) if code == "MaximumRecords" else None,
     )

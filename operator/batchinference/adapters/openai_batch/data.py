@@ -24,7 +24,7 @@ from batchinference.adapters.openai_batch.connection import (
     sync_clients,
 )
 from batchinference.adapters.openai_batch.download import download
-from batchinference.adapters.openai_batch.faults import fault, is_too_large, message_of
+from batchinference.adapters.openai_batch.faults import fault, is_json, is_too_large, message_of
 from batchinference.adapters.openai_batch.names import file_name, file_prefix
 from batchinference.adapters.openai_batch.results import result
 from batchinference.adapters.openai_batch.stored_file import StoredFile
@@ -223,6 +223,18 @@ class OpenAIData:
                 yield piece
             if last != b"\n":
                 yield b"\n"
+
+    def shows(self, batch_id: str) -> bool:
+        """See `ports.ShowsBatches.shows`."""
+        try:
+            self._get(f"/batches/{_quoted(batch_id)}", {})
+        except APIStatusError as error:
+            if error.status_code == 404 and is_json(error):
+                return False
+            raise fault(error, f"read the batch {batch_id}") from error
+        except _FAILED as error:
+            raise fault(error, f"read the batch {batch_id}") from error
+        return True
 
     def delete_files(self, run: Run) -> None:
         """See `ports.BatchData.delete_files`."""

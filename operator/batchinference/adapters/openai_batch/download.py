@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import httpx2
 from openai import APIStatusError, OpenAI, OpenAIError
 
-from batchinference.adapters.openai_batch.faults import fault
+from batchinference.adapters.openai_batch.faults import fault, is_json
 from batchinference.adapters.transfers import Transfer, Transfers
 from batchinference.errors import Permanent, Retry, Stalled
 from batchinference.model.status import Reason
@@ -103,6 +103,8 @@ def download(
                 cause: Exception | None = None
         except APIStatusError as error:
             if error.status_code in {404, 410}:
+                if not is_json(error):
+                    raise _in_between(file_id) from error
                 absent += 1
                 if absent == _ABSENT_ATTEMPTS:
                     raise Permanent(
@@ -130,6 +132,14 @@ def download(
         sleep(min(8.0, 0.25 * 2**failures))
 
 
+def _in_between(file_id: str) -> Retry:
+    """The page of a gateway or a login says nothing of the file."""
+    return Retry(
+        Reason.PROVIDER_UNAVAILABLE,
+        f"Something between here and the provider answered for the result file {file_id}.",
+    )
+
+
 def _pieces(answer: APIResponse[Any], transfer: Transfer) -> Iterator[bytes]:
     pieces = answer.iter_bytes()
     while True:
@@ -155,6 +165,8 @@ def _open(
         content = client.files.with_streaming_response.content(file_id, extra_headers=headers)
         with transfer.asking():
             answer = opened.enter_context(content)
+        if "text/html" in answer.headers.get("content-type", ""):
+            raise _in_between(file_id)
         etag = answer.headers.get("etag", "")
         chunked = "chunked" in answer.headers.get("transfer-encoding", "")
         given = _CONTENT_RANGE.fullmatch(answer.headers.get("content-range", ""))
