@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import csv
+import gzip
+import io
 import json
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -169,6 +172,36 @@ def test_every_operation_of_openai_comes_back_with_its_usage(
     assert [line["custom_id"] for line in lines] == ["id-0", "id-1", "id-2"]
     assert all(said(line["response"]["body"]) for line in lines)
     assert int(team.status(name)["usage"]["inputTokens"]) > 0
+
+
+def test_rows_of_a_packed_table_become_requests_by_a_template(team: Team) -> None:
+    rows = [("id", "customer", "text"), *((f"t-{n}", f"Ann {n}", f"Line\n{n}") for n in range(40))]
+    table = io.StringIO(newline="")
+    csv.writer(table).writerows([*rows, ("t-40", "too few")])
+    source = team.put("tickets.csv.gz", gzip.compress(table.getvalue().encode()))
+    team.apply(
+        team.job(
+            "rows",
+            input={"s3": {"uri": source}},
+            promptTemplate={
+                "system": "One of: billing, technical",
+                "prompt": "{{ customer }} says: {{ text }}",
+                "idField": "id",
+            },
+            parameters={"maxOutputTokens": 8},
+            successPolicy={"maxFailedRecords": 1},
+        )
+    )
+    team.wait_state("rows", "Succeeded")
+    lines = list(result_lines(team, team.manifest("rows")))
+    assert [line["custom_id"] for line in lines] == [*(f"t-{n}" for n in range(40)), None]
+    answers = [line["response"]["body"]["choices"][0]["message"]["content"] for line in lines[:40]]
+    assert set(answers) == {"billing", "technical"}
+    assert lines[40]["error"]["code"] == "WrongFieldCount"
+    assert f"{source} row 41: the row has 2 fields" in lines[40]["error"]["message"]
+    journal = team.journal("rows")
+    assert journal is not None
+    assert "says" not in json.dumps(journal), "prompts are in no journal"
 
 
 def test_bedrock_job_of_two_shards_comes_back_in_input_order(team: Team) -> None:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Mapping
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -18,7 +20,13 @@ from hypothesis import strategies as st
 
 from batchinference.adapters.bedrock import lines as bedrock
 from batchinference.adapters.openai_batch import results as openai
+from batchinference.errors import Permanent
+from batchinference.model.job import MissingField, Operation, PromptTemplate
 from batchinference.ports import ResultLine
+from batchinference.records.formats.compression import Bounds, unpacked
+from batchinference.records.formats.csv_rows import csv_lines
+from batchinference.records.formats.naming import Compression
+from batchinference.records.formats.parquet_rows import parquet_lines
 from batchinference.records.lines import BOM, Block, Oversized, blocks, plain_lines
 from batchinference.records.locations import check_locations
 from batchinference.records.parameters import Default
@@ -27,6 +35,7 @@ from batchinference.records.request import RequestReader, Rules, decode_body
 from batchinference.records.result import answer_tail, error_tail, result_line
 from batchinference.records.rowtable import bad_row
 from batchinference.records.several import Part, combined
+from batchinference.records.template import Template
 from batchinference.records.translate import converse, converse_answers
 from fuzz import bodies
 
@@ -174,6 +183,80 @@ def row_table(data: bytes) -> None:
         bad_row(data)
 
 
+def unpacking(data: bytes) -> None:
+    """Packed bytes, in chunks as they come, are unpacked within bounds or refused."""
+    bounds = Bounds(most=4 << 20, ratio=50, free=1 << 16)
+    for compression in (Compression.GZIP, Compression.ZSTD):
+        made = 0
+        with suppress(Permanent):
+            for piece in unpacked(_chunks(data), compression, "object", len(data), bounds):
+                made += len(piece)
+        assert made <= bounds.allowed(len(data))
+
+
+def csv_table(data: bytes) -> None:
+    """A CSV file is lines of JSON with the header's names, or refused."""
+    with suppress(Permanent):
+        for line in b"".join(csv_lines(_chunks(data), "object")).splitlines():
+            row = json.loads(line)
+            assert isinstance(row, dict | list)
+
+
+def parquet_table(data: bytes) -> None:
+    """A Parquet file is lines of JSON, or refused."""
+    with tempfile.NamedTemporaryFile(suffix=".parquet") as file:
+        file.write(data)
+        file.flush()
+        with suppress(Permanent):
+            for chunk in parquet_lines(Path(file.name), "object"):
+                for line in chunk.splitlines():
+                    assert isinstance(json.loads(line), dict)
+
+
+_TEMPLATES = [
+    Template(
+        PromptTemplate(
+            system="{% if a %}{{ a | upcase }}{% endif %}",
+            prompt="{{ text }} {% for x in list %}{{ x | json }}{% endfor %}",
+            id_field="id",
+            image_url_field="image",
+            missing_field=missing,
+        ),
+        Operation.CHAT_COMPLETIONS,
+    )
+    for missing in MissingField
+]
+
+
+def rows(data: bytes) -> None:
+    """A line as a row: a body that is JSON, or a verdict."""
+    for template in _TEMPLATES:
+        try:
+            custom_id, body = template.request(data, 7)
+        except BadLine as bad:
+            _check_verdict(bad)
+            continue
+        _check_json(custom_id, msgspec.json.encode(body))
+
+
+def templates(data: bytes) -> None:
+    """A text is a template that comes to an end, or is refused without being quoted."""
+    text = data.decode(errors="replace")
+    try:
+        made = Template(PromptTemplate(prompt=text or "p"), Operation.CHAT_COMPLETIONS)
+        made.request(b'{"a": "b", "list": [1, {"x": 2}], "n": 1.5}', 0)
+    except Permanent as refused:
+        _check_message(refused.message)
+    except BadLine as bad:
+        _check_verdict(bad)
+
+
+def _chunks(data: bytes) -> Iterator[bytes]:
+    size = 1 + len(data) % 97
+    for at in range(0, len(data), size):
+        yield data[at : at + size]
+
+
 TARGETS: Mapping[str, Target] = {
     "request": request,
     "lines": split_lines,
@@ -184,6 +267,11 @@ TARGETS: Mapping[str, Target] = {
     "locations": locations,
     "several": several,
     "row-table": row_table,
+    "unpacking": unpacking,
+    "csv": csv_table,
+    "parquet": parquet_table,
+    "rows": rows,
+    "templates": templates,
 }
 
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import gzip
+import io
 import json
 
+import pyarrow as pa
 import pytest
+import zstandard
 from hypothesis import example, given
 from hypothesis import strategies as st
+from pyarrow import parquet
 
 from fuzz import corpus
 from fuzz.targets import TARGETS
@@ -17,6 +22,13 @@ _LINE = b'{"custom_id":"a","method":"POST","url":"/v1/chat/completions","body":%
 
 def _line(content: bytes) -> bytes:
     return _LINE % (_BODY % content)
+
+
+def _parquet() -> bytes:
+    out = io.BytesIO()
+    columns = {"id": ["a", None], "n": [1, 2], "list": [[1], []], "b": [b"x", b"\xff"]}
+    parquet.write_table(pa.table(columns), out, compression="zstd")
+    return out.getvalue()
 
 
 HOSTILE = [
@@ -55,6 +67,13 @@ HOSTILE = [
     ),
     b'{"custom_id":"r0000000001","response":null,"error":{"code":"batch_expired"}}',
     json.dumps({"custom_id": "x" * 70_000, "body": {}}).encode(),
+    b'id,text,"a ""b"""\r\n1,"x\ny",\n2\n',
+    b'{"id": 1.50, "text": "x", "list": [null, {"a": 1}], "image": "s3://a/b"}',
+    b"{% for x in (1..9) %}{{ x | json }}{% endfor %}{{ a | default: 'b' }}",
+    gzip.compress(b"a,b\n1,2\n", mtime=0) * 2,
+    zstandard.compress(b"a,b\n1,2\n"),
+    gzip.compress(bytes(1 << 20), mtime=0),
+    _parquet(),
 ]
 """Where the fuzzer begins, besides the corpus."""
 

@@ -137,12 +137,15 @@ def workbench(task: Task, connections: Connections, spool: Path) -> Workbench:
             namespace=run.owner.namespace,
             store=connections.s3,
             config_maps=ConfigMapInput(connections.config_maps),
+            spool=spool,
+            has_rows="promptTemplate" in run.spec,
         ),
         staging=connections.store(run.staging.uri),
         output=connections.place(run),
         data=connections.data(run),
         spool=spool,
         part_bytes=CONFIG_MAP_PART_BYTES if tiny else PART_BYTES,
+        template=task.template,
     )
 
 

@@ -93,8 +93,14 @@ def moved(run: Run, fresh: Run) -> Run:
 
 
 def journaled_spec(spec: JobSpec) -> dict[str, object]:
-    """The spec as the journal keeps it: without inline input and prompt texts."""
-    return dict(encode(replace(spec, prompt_template=None, input=replace(spec.input, inline=None))))
+    """The spec as the journal keeps it: without inline input and prompt texts. That there is a
+    template is kept.
+    """
+    bare = replace(spec, prompt_template=None, input=replace(spec.input, inline=None))
+    kept = dict(encode(bare))
+    if spec.prompt_template is not None:
+        kept["promptTemplate"] = {"missingField": spec.prompt_template.missing_field.value}
+    return kept
 
 
 def begin(

@@ -78,13 +78,9 @@ def _bad_lines(staged: Staged) -> str:
     """The first bad records: all their line numbers, then what is wrong with as many as fit."""
     first = staged.first_bad
     lines = ", ".join(str(bad.line) for bad in first)
-    which = (
-        f"The first {len(first)} are on lines" if staged.bad > len(first) else "They are on lines"
-    )
-    details = "; ".join(
-        f"{f'{bad.source} ' if bad.source else ''}line {bad.line}: {bad.code}: {bad.message}"
-        for bad in first
-    )
+    unit = "in rows" if all(bad.is_row for bad in first) else "on lines"
+    which = f"The first {len(first)} are {unit}" if staged.bad > len(first) else f"They are {unit}"
+    details = "; ".join(f"{bad.place}: {bad.code}: {bad.message}" for bad in first)
     cut = details if len(details) <= _DETAILS else details[: _DETAILS - 1] + "…"
     return f"{which} {lines}: {cut}"
 

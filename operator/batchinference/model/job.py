@@ -302,19 +302,12 @@ def parse_journaled_spec(spec: Mapping[str, Any]) -> JobSpec:
     return decode(JobSpec, {"output": {}, "input": {}, **spec}, "spec", ignore_unknown=True)
 
 
-_SUFFIXES = (".csv", ".parquet", ".gz", ".zst")
-
-
 def not_implemented_fields(spec: JobSpec) -> tuple[str, ...]:
     """Paths of the fields with a value that this version cannot act on; they stall the job.
 
     `managedBy` is not among them: it takes the job out of our hands.
     """
-    source = spec.input.s3.uri.lower() if spec.input.s3 else ""
     found = {
-        "spec.input.s3.uri": source.endswith(_SUFFIXES),
-        "spec.input.format": spec.input.format not in {None, InputFormat.JSONL},
-        "spec.promptTemplate": spec.prompt_template is not None,
         "spec.output.format": spec.output.format is not OutputFormat.JSONL,
         "spec.budget": spec.budget is not None,
     }
@@ -326,10 +319,10 @@ def unsupported_operation(operation: Operation, provider: ProviderSpec) -> str:
     if provider.bedrock is None or operation in _ON_BEDROCK:
         return ""
     return (
-        f"`spec.operation: {operation}` is an endpoint of OpenAI's that Bedrock's batches don't "
-        f"have; a job on Bedrock is one of {', '.join(_ON_BEDROCK)}. Create the job anew with one "
-        "of these, or with a provider that is `openAI`"
+        f"`spec.operation: {operation}` is not possible on Bedrock, where this version runs "
+        f"{', '.join(_ON_BEDROCK)}. Create the job anew with one of these, or with a provider that "
+        "is `openAI`"
     )
 
 
-_ON_BEDROCK = (Operation.CHAT_COMPLETIONS, Operation.EMBEDDINGS)
+_ON_BEDROCK = (Operation.CHAT_COMPLETIONS,)

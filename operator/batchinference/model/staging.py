@@ -25,12 +25,22 @@ class InputSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class BadRecord:
-    """A record that is never sent: its line (1-based), a stable code, and what is wrong with it."""
+    """A record that is never sent: its line (1-based), a stable code, and what is wrong with it.
+
+    `is_row`: of a table; it has no line of its own, and `line` counts the rows behind the header.
+    """
 
     line: int
     code: str
     message: str
     source: str = ""
+    is_row: bool = False
+
+    @property
+    def place(self) -> str:
+        """Where it is, for people."""
+        at = f"{self.source} " if self.source else ""
+        return f"{at}{'row' if self.is_row else 'line'} {self.line}"
 
 
 @dataclass(frozen=True, slots=True)

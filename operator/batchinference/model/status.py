@@ -67,6 +67,7 @@ class Reason:
     BELOW_MINIMUM = "BelowProviderMinimum"
     TOO_LARGE = "InputTooLarge"
     INPUT_CHANGING = "InputChanging"
+    INPUT_UNREADABLE = "InputUnreadable"
     REFUSED = "ProviderRefused"
     BATCH_FAILED = "BatchFailed"
     BATCH_TOO_LARGE = "BatchTooLarge"

@@ -40,7 +40,8 @@ class Task:
         replaces: for ADMIT, the ended run whose output place is taken over.
         may_go_on: for FINISH, whether the run is parked once the manifest stands (protocol 7.4).
         failing_s: for how long this process has tried in vain.
-        inline: the inline input, which the journal does not hold.
+        inline, template: the inline input and the prompt template as they stand in the spec, which
+            the journal does not hold.
         connections: everything needed to reach storage, provider and API server, secrets
             included. Travels through a pipe, never through argv or the environment.
     """
@@ -52,8 +53,9 @@ class Task:
     sources: tuple[int, ...] = ()
     replaces: Holder | None = None
     may_go_on: bool = False
-    failing_s: float = 0.0
+    failing_s: int = 0
     inline: str | None = None
+    template: Mapping[str, Any] | None = None
     connections: Mapping[str, Any] = field(default_factory=dict)
 
     @property

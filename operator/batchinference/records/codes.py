@@ -22,6 +22,8 @@ Found while staging; the record is never sent and costs nothing:
     UnsupportedContent    the body has content that this provider can't take
     ProviderMismatch      a line in a provider's own format, for another provider
     MixedFormats          a line in another format than the first good one
+    WrongFieldCount       a row of a table has more or fewer fields than its header
+    TemplateFailed        the prompt template can't be applied to the row
     LocationNotAllowed    the record names an S3 location that its job may not name
 
 Came with, or in place of, a provider's answer:
@@ -60,6 +62,8 @@ UNSUPPORTED_OPTION: Final = "UnsupportedOption"
 UNSUPPORTED_CONTENT: Final = "UnsupportedContent"
 PROVIDER_MISMATCH: Final = "ProviderMismatch"
 MIXED_FORMATS: Final = "MixedFormats"
+WRONG_FIELDS: Final = "WrongFieldCount"
+TEMPLATE_FAILED: Final = "TemplateFailed"
 LOCATION_NOT_ALLOWED: Final = "LocationNotAllowed"
 
 BATCH_EXPIRED: Final = "BatchExpired"

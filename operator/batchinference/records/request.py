@@ -227,6 +227,14 @@ class RequestReader:
             raise BadLine(codes.TOO_DEEP, _DEEP, custom_id) from None
         return Request(custom_id, self._complete(checked, body, custom_id))
 
+    def complete(self, custom_id: bytes, body: bytes) -> Request:
+        """The record of a body that was made here, as JSON text.
+
+        Raises:
+            BadLine: the job's defaults don't fit it.
+        """
+        return Request(custom_id, self._complete(self._body(body), body, custom_id))
+
     def _complete(self, checked: Any, body: bytes, custom_id: bytes) -> bytes:
         """The body with the model and the defaults that it lacks in front."""
         rules = self._rules

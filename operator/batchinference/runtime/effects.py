@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
+from datetime import timedelta
 from typing import Any
 
 from batchinference.clock import Clock
@@ -38,6 +39,7 @@ from batchinference.core.outcomes import (
 )
 from batchinference.errors import Fault, NewerSchema, Retry, Stalled, Superseded
 from batchinference.model.batch import TOO_LATE, Accepted, NotSent, OutcomeUnknown, SubmitOutcome
+from batchinference.model.codec import encode
 from batchinference.model.job import KIND as JOB_KIND
 from batchinference.model.run import Run
 from batchinference.model.status import Reason
@@ -287,6 +289,7 @@ class Effects:
     ) -> Outcome | None:
         job = self._store.steering(entry.key)
         resolved = connected.resolved
+        template = job.spec.prompt_template if job is not None else None
         task = Task(
             kind=effect.kind,
             run=run,
@@ -297,6 +300,7 @@ class Effects:
             may_go_on=effect.may_go_on,
             failing_s=self._failing_s(entry, effect),
             inline=job.spec.input.inline if job else None,
+            template=encode(template) if template is not None else None,
             connections={
                 "provider": {"settings": resolved.pin_settings, "secrets": resolved.secrets},
                 "kube": self._connections,
@@ -305,9 +309,9 @@ class Effects:
         self._runner.start(task, self)
         return None
 
-    def _failing_s(self, entry: Entry, effect: StartTask) -> float:
+    def _failing_s(self, entry: Entry, effect: StartTask) -> int:
         failure = entry.notes.failures.get(effect.id)
-        return (self._clock.now() - failure.since).total_seconds() if failure is not None else 0.0
+        return (self._clock.now() - failure.since) // timedelta(seconds=1) if failure else 0
 
     def report(self, task: Task, report: TaskReport) -> None:
         """See `ports.TaskListener`."""

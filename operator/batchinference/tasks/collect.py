@@ -49,15 +49,15 @@ _UNBILLED_CODES = {
 }
 
 
-GONE_AFTER_S = 600.0
+GONE_AFTER_S = 600
 """How long it must be said of answers that they are gone before it is believed."""
 
-STRANGE_FOR_S = 7 * 86_400.0
+STRANGE_FOR_S = 7 * 86_400
 """The same where the provider does not know the batch either: people change credentials back."""
 
 
 def collect(
-    run: Run, shard: Shard, bench: Workbench, *, failing_s: float = GONE_AFTER_S
+    run: Run, shard: Shard, bench: Workbench, *, failing_s: int = GONE_AFTER_S
 ) -> ShardCollected:
     """Collect every batch of the shard that was not collected before.
 
@@ -213,7 +213,7 @@ def _refuse(join: Join, submission: Submission) -> None:
         join.put(row, FAILED, error_tail(row, codes.BATCH_FAILED, message))
 
 
-def _read(join: Join, submission: Submission, bench: Workbench, failing_s: float) -> None:
+def _read(join: Join, submission: Submission, bench: Workbench, failing_s: int) -> None:
     """Read every result file, then judge the rows that no line spoke of."""
     is_complete, broken_before = True, join.broken + join.foreign
     for name in submission.files:
@@ -245,7 +245,7 @@ def _read(join: Join, submission: Submission, bench: Workbench, failing_s: float
 
 
 def _read_file(
-    join: Join, name: str, submission: Submission, bench: Workbench, failing_s: float
+    join: Join, name: str, submission: Submission, bench: Workbench, failing_s: int
 ) -> bool:
     """Take the lines of one result file; False where it is gone for good.
 

@@ -10,10 +10,14 @@ from collections.abc import Callable, Mapping
 from itertools import chain
 from typing import Any, TypeVar
 
+import msgspec
+
 from batchinference.core.locations import all_staging, allowed_places
+from batchinference.errors import Stalled
 from batchinference.model.codec import decode
-from batchinference.model.job import Operation, Parameters
+from batchinference.model.job import Operation, Parameters, PromptTemplate
 from batchinference.model.run import Run
+from batchinference.model.status import Reason
 from batchinference.ports import BatchData, BodyEncoder, SeveralEncoder, UsualEncoder
 from batchinference.records import codes
 from batchinference.records.parameters import REQUIRED, URLS, defaults
@@ -26,6 +30,7 @@ from batchinference.records.request import (
     Usual,
     decode_body,
 )
+from batchinference.records.template import FIELD, Template
 from batchinference.records.wire import wire_id
 
 _Made = TypeVar("_Made", bytes, list[bytes])
@@ -35,11 +40,20 @@ class Encoder:
     """Turns checked records into the provider's lines.
 
     Attributes:
+        has_rows: records are rows, of which a template makes requests.
         takes_many: whether `many` may be asked.
         native: the records so far are in the provider's own format; None before the first.
     """
 
-    def __init__(self, run: Run, data: BatchData) -> None:
+    def __init__(
+        self, run: Run, data: BatchData, template: Mapping[str, Any] | None = None
+    ) -> None:
+        """Make it for a run; `template` is its prompt template, where its records are rows.
+
+        Raises:
+            Permanent: the template is none.
+            Stalled: it is not known any more.
+        """
         spec = run.spec
         operation = Operation(spec.get("operation") or Operation.CHAT_COMPLETIONS)
         parameters = decode(
@@ -52,7 +66,9 @@ class Encoder:
         self._encode_several = None
         if operation is Operation.EMBEDDINGS and isinstance(data, SeveralEncoder):
             self._encode_several = data.encode_several
-        self.takes_many = self._encode_several is None
+        self._rows = _template(run, operation, template)
+        self.has_rows = self._rows is not None
+        self.takes_many = self._encode_several is None and not self.has_rows
         self._usual = None
         if operation is Operation.CHAT_COMPLETIONS and isinstance(data, UsualEncoder):
             self._usual = data
@@ -70,6 +86,13 @@ class Encoder:
             )
         )
         self.native: bool | None = run.cursor.native if run.cursor else None
+
+    def read(self, line: bytes, is_ascii: bool, number: int) -> Request:
+        """The record of a line; `number` is its own, from 0. Raises BadLine."""
+        if self._rows is None:
+            return self.reader.read(line, is_ascii)
+        custom_id, body = self._rows.request(line, number)
+        return self.reader.complete(custom_id, msgspec.json.encode(body))
 
     def lines(self, row: int, request: Request) -> list[bytes]:
         """The record's lines, without newlines: more than one where it goes to the provider as
@@ -163,6 +186,20 @@ class Encoder:
                 request.custom_id,
             )
         self.native = request.native
+
+
+def _template(
+    run: Run, operation: Operation, template: Mapping[str, Any] | None
+) -> Template | None:
+    """The run's template, None where it has none."""
+    if "promptTemplate" not in run.spec:
+        return None
+    if template is None:
+        raise Stalled(
+            Reason.INPUT_NOT_FOUND,
+            "The prompt template is known only from the object, and that is not there",
+        )
+    return Template(decode(PromptTemplate, template, FIELD, ignore_unknown=True), operation)
 
 
 def _places(run: Run) -> tuple[str, ...]:

@@ -46,6 +46,10 @@ _SLACK_BYTES = 64 << 10
 """How much longer than the encoded request an input line may be, for blanks and unknown keys."""
 
 
+_ROW_BYTES = 32 << 20
+"""How long a row may be, of which most may be left out of the request."""
+
+
 class StageEnd(msgspec.Struct, rename="camel"):
     """`stage.json`: what the pass came to; see `model.staging.Staged`."""
 
@@ -136,7 +140,7 @@ class _Pass:
         self._shards = list(run.shards) if run.cursor else []
         self._state = _State()
         self._skipped = 0
-        self._encode = Encoder(run, bench.data)
+        self._encode = Encoder(run, bench.data, bench.template)
         limits = run.limits
         # With the newline, which a record that fills a batch alone has too.
         self._max_record = min(limits.max_bytes_per_record + 1, limits.max_bytes_per_batch)
@@ -163,7 +167,8 @@ class _Pass:
             start = cursor.offset if is_first else 0
             state.line = cursor.line if is_first else 0
             chunks = self._bench.source.read(info, start)
-            for block in blocks(chunks, self._max_record + _SLACK_BYTES, start):
+            longest = _ROW_BYTES if self._encode.has_rows else self._max_record + _SLACK_BYTES
+            for block in blocks(chunks, longest, start):
                 try:
                     self._builder.add(self._piece(block, number, info))
                 except TooManyShards:
@@ -239,7 +244,8 @@ class _Pass:
         """
         state = self._state
         row, max_record, is_ascii = state.row, self._max_record - 1, block.is_ascii
-        read, encode, is_new = self._encode.reader.read, self._encode.lines, self._seen.add
+        read, encode, is_new = self._encode.read, self._encode.lines, self._seen.add
+        is_row = self._bench.source.is_table(info)
         lines: list[bytes] = []
         rows: list[int] = []
         tokens: list[int] = []
@@ -255,7 +261,7 @@ class _Pass:
                         codes.LINE_TOO_LONG,
                         f"the line has {len(line)} bytes; a record may have {max_record}",
                     )
-                request = read(line, is_ascii)
+                request = read(line, is_ascii, row - state.several)
                 custom_id = request.custom_id
                 encoded = encode(row - skipped, request)
                 longest = max(map(len, encoded))
@@ -274,7 +280,8 @@ class _Pass:
             except BadLine as bad:
                 if not len(line) or (isinstance(line, bytes) and not line.strip()):
                     continue  # a blank line is no record
-                found = BadRecord(state.line + position + 1, bad.code, bad.message, info.uri)
+                number = state.line + position + 1
+                found = BadRecord(number, bad.code, bad.message, info.uri, is_row)
                 table.append(bad_entry(bad.custom_id, found))
                 bad_rows.append(row)
                 if len(state.first_bad) < FIRST_BAD:

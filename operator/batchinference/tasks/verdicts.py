@@ -71,8 +71,7 @@ class Verdicts:
         if bad is not None:
             if said:
                 raise inconsistent(f"row {row} is a bad record, and was sent")
-            at = f"{bad.bad.source} " if bad.bad.source else ""
-            message = f"{at}line {bad.bad.line}: {bad.bad.message}"
+            message = f"{bad.bad.place}: {bad.bad.message}"
             return End(bad.custom_id, Count.FAILED, error_tail(row, bad.bad.code, message))
         final = [known for known in said if known.kind]
         if len(final) > 1 and not any(known.shard in self._doubled for known in final):

@@ -5,10 +5,10 @@ The composition root builds one per task from the task's connections.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from batchinference.model.work import TaskReport
 from batchinference.ports import BatchData, ObjectInfo, ObjectStore, ResultPlace
@@ -29,7 +29,12 @@ class InputSource(Protocol):
         """
 
     def read(self, info: ObjectInfo, start: int = 0) -> Iterator[bytes]:
-        """The bytes of one of them from `start`. Raises SourceChanged when it is another now."""
+        """The lines of one of them, from that byte on: its own bytes, or those of what it holds as
+        lines of JSON. Raises SourceChanged when it is another now, Permanent InputUnreadable.
+        """
+
+    def is_table(self, info: ObjectInfo) -> bool:
+        """Whether its records are rows of a table, without lines of their own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +43,7 @@ class Workbench:
 
     Attributes:
         spool: a folder on local disk for the bytes of a shard or two.
+        template: of a job whose records are rows; None where it is not known any more.
         part_bytes: see `PART_BYTES`; small where the output place is made of small objects.
     """
 
@@ -47,6 +53,7 @@ class Workbench:
     data: BatchData
     spool: Path
     part_bytes: int = PART_BYTES
+    template: Mapping[str, Any] | None = None
 
 
 Report = Callable[[TaskReport], None]

@@ -181,11 +181,11 @@ class Forgetful(BodyData):
 
 
 PATIENCE: list[tuple[bytes | None, bool, float, FaultKind | None, str]] = [
-    (None, True, 0.0, FaultKind.RETRY, "a gateway's bad minute"),
+    (None, True, 0, FaultKind.RETRY, "a gateway's bad minute"),
     (None, True, GONE_AFTER_S, None, "it is gone"),
     (None, False, GONE_AFTER_S, FaultKind.STALLED, "credentials of another account"),
     (None, False, STRANGE_FOR_S, None, "nobody changed them back"),
-    (b"<html>\n<body>\n", True, 0.0, FaultKind.RETRY, "a web page in place of the file"),
+    (b"<html>\n<body>\n", True, 0, FaultKind.RETRY, "a web page in place of the file"),
     (b"<html>\n<body>\n", True, GONE_AFTER_S, None, "that is what the file has"),
 ]
 
@@ -195,7 +195,7 @@ def test_answers_are_not_called_lost_at_the_first_word(
     tmp_path: Path,
     file: bytes | None,
     knows: bool,
-    failing_s: float,
+    failing_s: int,
     kind: FaultKind | None,
     reason: str,
 ) -> None:

@@ -506,14 +506,14 @@ def test_one_version_of_an_object_can_be_read(tmp_path: Path) -> None:
     assert found.stage().staged.rows == 1
 
 
-@pytest.mark.parametrize("name", ["a.csv", "a.parquet", "a.jsonl.gz", "a.jsonl.ZST"])
-def test_a_format_that_is_not_read_yet_is_refused_by_name(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("name", ["a.csv", "a.parquet", "a.csv.gz", "a.PARQUET.zst"])
+def test_a_table_without_a_template_is_refused_by_name(tmp_path: Path, name: str) -> None:
     found = desk(tmp_path)
     found.put_input(b"x", f"s3://data/in/{name}")
     for uri in (f"s3://data/in/{name}", "s3://data/in/"):
         found.source = StoreSource(found.store, uri)
         result = fault(found.perform(TaskKind.ADMIT))
-        assert (result.kind, result.reason) == (FaultKind.STALLED, Reason.NOT_IMPLEMENTED)
+        assert (result.kind, result.reason) == (FaultKind.PERMANENT, Reason.INVALID_SPEC)
         assert name in result.message
 
 
