@@ -33,6 +33,7 @@ from batchinference.model.status import Reason
 from batchinference.model.work import Task
 from batchinference.ports import BatchData, ObjectStore, ResultPlace
 from batchinference.tasks.admit import claim_of
+from batchinference.tasks.finish import result_format
 from batchinference.tasks.places import PrefixPlace
 from batchinference.tasks.sources import input_source
 from batchinference.tasks.workbench import PART_BYTES, Workbench
@@ -103,7 +104,8 @@ class Connections:
         if run.output.is_config_map:
             job = f"{run.owner.namespace}/{run.owner.name}"
             return ConfigMapPlace(self.config_maps, run.output.uri, claim_of(run), job)
-        return PrefixPlace(self.bucket(run.output.uri), run.output.uri)
+        suffix = result_format(run).value.lower()
+        return PrefixPlace(self.bucket(run.output.uri), run.output.uri, suffix)
 
     def close(self) -> None:
         """Release connections."""

@@ -308,7 +308,6 @@ def not_implemented_fields(spec: JobSpec) -> tuple[str, ...]:
     `managedBy` is not among them: it takes the job out of our hands.
     """
     found = {
-        "spec.output.format": spec.output.format is not OutputFormat.JSONL,
         "spec.budget": spec.budget is not None,
     }
     return tuple(path for path, present in found.items() if present)

@@ -7,9 +7,8 @@ its own, and so comes out the same when the task is run again.
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -17,10 +16,11 @@ import msgspec
 
 from batchinference.errors import Stalled
 from batchinference.model.codec import encode_time
+from batchinference.model.job import OutputFormat
 from batchinference.model.run import Run, SubmissionState
 from batchinference.model.status import Reason
 from batchinference.model.work import Finished
-from batchinference.ports import ObjectStore, ObjectWriter, ResultPlace
+from batchinference.ports import ObjectStore, ResultPlace
 from batchinference.records.lines import plain_lines
 from batchinference.records.result import result_line
 from batchinference.records.tails import ANSWERED
@@ -29,15 +29,24 @@ from batchinference.tasks.hold import Hold, Nowhere
 from batchinference.tasks.layout import Layout, layout
 from batchinference.tasks.manifest import MANIFEST_SCHEMA, where_results_are
 from batchinference.tasks.merge import Known, known_rows
+from batchinference.tasks.parquet_parts import ParquetParts
+from batchinference.tasks.parts import LineParts, Opener, Parts
 from batchinference.tasks.stage import StageEnd
 from batchinference.tasks.verdicts import Count, End, Verdicts, by_record, inconsistent
 from batchinference.tasks.workbench import Workbench
 
-_FLUSH_BYTES = 1 << 20
-
 _BRACE = 0x7B
 
-_Opener = Callable[[str, int], ObjectWriter]
+
+_PARTS: dict[OutputFormat, type[LineParts]] = {
+    OutputFormat.JSONL: LineParts,
+    OutputFormat.PARQUET: ParquetParts,
+}
+
+
+def result_format(run: Run) -> OutputFormat:
+    """How the run's results are written."""
+    return OutputFormat((run.spec.get("output") or {}).get("format") or OutputFormat.JSONL)
 
 
 def finish(run: Run, bench: Workbench, *, may_go_on: bool = False) -> Finished:
@@ -82,13 +91,14 @@ def _finished(
 
 
 def _write(
-    run: Run, bench: Workbench, part: _Opener, *, may_go_on: bool
+    run: Run, bench: Workbench, part: Opener, *, may_go_on: bool
 ) -> tuple[Counter[Count], dict[str, Any]]:
     """Every part, and the manifest that says so."""
     where = layout(run)
     end = _stage_end(bench.staging, where)
-    results = _Parts(bench.output, "results", bench.part_bytes, part)
-    errors = _Parts(bench.output, "errors", bench.part_bytes, part)
+    parts = _PARTS[result_format(run)]
+    results = parts(bench.output, "results", bench.part_bytes, part)
+    errors = parts(bench.output, "errors", bench.part_bytes, part)
     try:
         counts = _write_rows(run, bench, where, end, results, errors)
         result_parts, error_parts = results.close(), errors.close()
@@ -105,8 +115,8 @@ def _write_rows(
     bench: Workbench,
     where: Layout,
     end: StageEnd,
-    results: _Parts,
-    errors: _Parts,
+    results: Parts,
+    errors: Parts,
 ) -> Counter[Count]:
     """Every record, in order; how many came to what."""
     tag = run.tag.encode()
@@ -163,75 +173,6 @@ def _table(store: ObjectStore, where: Layout, end: StageEnd) -> Iterator[bytes]:
         return  # an input without records has no table
     for segment in range(end.segments):
         yield from plain_lines(store.read(spool.staged(store, where.rows(segment))))
-
-
-# ---------------------------------------------------------------- writing
-
-
-class _Parts:
-    """Lines over parts of bounded size."""
-
-    def __init__(self, place: ResultPlace, kind: str, part_bytes: int, part: _Opener) -> None:
-        self._part = part
-        self._place = place
-        self._kind = kind
-        self._part_bytes = part_bytes
-        self._writer: ObjectWriter | None = None
-        self._digest = hashlib.sha256()
-        self._held: list[bytes] = []
-        self._held_size = 0
-        self._rows = self._size = 0
-        self._parts: list[dict[str, Any]] = []
-
-    def write(self, line: bytes) -> None:
-        size = len(line) + 1
-        if self._rows and self._size + self._held_size + size > self._part_bytes:
-            self._close_part()
-        self._held.append(line)
-        self._held_size += size
-        self._rows += 1
-        if self._held_size >= _FLUSH_BYTES:
-            self._flush()
-
-    def _flush(self) -> None:
-        if self._writer is None:
-            self._writer = self._part(self._kind, len(self._parts))
-        self._held.append(b"")
-        data = b"\n".join(self._held)
-        self._writer.write(data)
-        self._digest.update(data)
-        self._size += len(data)
-        self._held.clear()
-        self._held_size = 0
-
-    def _close_part(self) -> None:
-        if self._held:
-            self._flush()
-        assert self._writer is not None
-        self._writer.commit()
-        self._writer = None
-        number = len(self._parts)
-        self._parts.append(
-            {
-                "uri": self._place.part_uri(self._kind, number),
-                "rows": self._rows,
-                "bytes": self._size,
-                "sha256": self._digest.hexdigest(),
-            }
-        )
-        self._digest = hashlib.sha256()
-        self._rows = self._size = 0
-
-    def close(self) -> list[dict[str, Any]]:
-        """Close the last part; the parts as the manifest lists them."""
-        if self._rows:
-            self._close_part()
-        return self._parts
-
-    def abort(self) -> None:
-        if self._writer is not None:
-            self._writer.abort()
-            self._writer = None
 
 
 # ---------------------------------------------------------------- the manifest
@@ -293,6 +234,7 @@ def _manifest(
             "bytes": found.size if found else 0,
             "fingerprint": end.fingerprint,
         },
+        "format": result_format(run).value,
         "results": results,
         "errors": errors,
         "submissions": submissions,

@@ -1,7 +1,7 @@
 """An output place under a prefix of an object store (protocol 3). Owns its file names.
 
 _run.json                 the claim: run key, run tag, installation
-results/part-00000.jsonl  every record, in input order
+results/part-00000.jsonl  every record, in input order; .parquet where the job says so
 errors/part-00000.jsonl   those of them without an answer
 manifest.json             written last; a reader may trust what it lists and nothing else
 """
@@ -22,7 +22,7 @@ from batchinference.ports import Claim, ObjectInfo, ObjectStore, ObjectWriter, S
 
 _DOCUMENT_LIMIT = 16 << 20
 _KINDS = ("results", "errors")
-_PART = re.compile(r"(results|errors)/part-\d{5,}\.jsonl")
+_PART = re.compile(r"(results|errors)/part-\d{5,}\.(jsonl|parquet)")
 
 
 @runtime_checkable
@@ -64,8 +64,10 @@ class PrefixPlace:
     One object serves one task: the parts written are counted here.
     """
 
-    def __init__(self, store: ObjectStore, uri: str) -> None:
+    def __init__(self, store: ObjectStore, uri: str, suffix: str = "jsonl") -> None:
+        """`suffix`: of the parts' names, which tells their format."""
         self._store = store
+        self._suffix = suffix
         self.uri = uri if uri.endswith("/") else f"{uri}/"
         self._begun = False
         self._written: set[str] = set()
@@ -183,7 +185,7 @@ class PrefixPlace:
 
     def part_uri(self, kind: str, number: int) -> str:
         """See `ports.ResultPlace.part_uri`."""
-        return f"{self.uri}{kind}/part-{number:05d}.jsonl"
+        return f"{self.uri}{kind}/part-{number:05d}.{self._suffix}"
 
     def write_manifest(self, manifest: Mapping[str, Any]) -> str:
         """See `ports.ResultPlace.write_manifest`."""

@@ -166,7 +166,7 @@ def test_the_billable_part_holds_the_billable_fields_without_defaults() -> None:
         ({"promptTemplate": {"prompt": "p"}}, ()),
         (
             {"output": {"s3": {"uri": "s3://b/"}, "format": "Parquet"}},
-            ("spec.output.format",),
+            (),
         ),
         ({"outputPolicy": "Replace"}, ()),
         ({"budget": {"maxCost": "1"}}, ("spec.budget",)),

@@ -125,6 +125,7 @@ class Desk:
     data: BatchData = field(default_factory=BodyData)
     source: InputSource | None = None
     part_bytes: int = PART_BYTES
+    suffix: str = "jsonl"
     reports: list[TaskReport] = field(default_factory=list)
 
     def put_input(self, data: bytes, uri: str = INPUT) -> None:
@@ -134,7 +135,7 @@ class Desk:
         return Workbench(
             self.source or StoreSource(self.store, INPUT),
             self.store,
-            PrefixPlace(self.store, OUTPUT),
+            PrefixPlace(self.store, OUTPUT, self.suffix),
             self.data,
             self.spool,
             self.part_bytes,
