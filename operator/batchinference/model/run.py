@@ -15,6 +15,7 @@ from typing import Any
 
 from batchinference.model.batch import Limits
 from batchinference.model.earlier import Earlier
+from batchinference.model.price import Price
 from batchinference.model.staging import Cursor, InputSnapshot, Staged
 
 # A journal's content is asked of this module, whatever it is made of.
@@ -122,6 +123,10 @@ class Shard:
         pooled: its unbilled records, or all of a regrouped one, went on into a later shard.
         not_before: a refused shard waits until then.
         put_backs: how often it was put back: refused for the time being, or accepted and void.
+        output: the most tokens of all its answers, by its requests; None where one has no bound.
+        longest: the estimate of its longest record's tokens; 0 where it was not counted.
+        unsent_code: of one that is dropped: the stable error code of its records, where there is a
+            reason of its own.
     """
 
     index: int
@@ -141,6 +146,9 @@ class Shard:
     pooled: bool = False
     not_before: datetime | None = None
     put_backs: int = 0
+    output: int | None = None
+    longest: int = 0
+    unsent_code: str = ""
 
     @property
     def last(self) -> Submission | None:
@@ -286,6 +294,7 @@ class Results:
 
     Attributes:
         currency, cost, on_demand_cost: decimal strings; "" where the model has no price.
+        estimated: what it was to cost at most; "" where that was not known.
     """
 
     results_uri: str = ""
@@ -300,6 +309,7 @@ class Results:
     currency: str = ""
     cost: str = ""
     on_demand_cost: str = ""
+    estimated: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,6 +329,7 @@ class Run:
         submitted: of a receipt, whose shards are gone: something was accepted.
         parked_s: seconds that it was parked, before an object came back.
         left: staging places that the run has left; passes over the input may have begun there.
+        price: of its model; fixed from when the results are written, and not in a receipt.
     """
 
     key: str
@@ -353,6 +364,7 @@ class Run:
     submitted: bool = False
     parked_s: int = 0
     left: tuple[str, ...] = ()
+    price: Price | None = None
 
     def with_shard(self, shard: Shard) -> Run:
         """The run with that shard in place of the one of the same index."""

@@ -1,7 +1,8 @@
 """The index of a shard: which rows it has and where each one's line is. Owns the fixed-width form.
 
 Four little-endian 64-bit words per record, in the order of the shard's lines (rows ascending): the
-row, the line's offset in the shard, its size with the newline, its token estimate.
+row, the line's offset in the shard, its size with the newline, and two numbers of 32 bits: its
+token estimate, and the most tokens of its answer, 0 where nothing bounds it.
 """
 
 from __future__ import annotations
@@ -18,22 +19,35 @@ ENTRY_BYTES = 8 * WORDS
 
 
 class Entry(NamedTuple):
-    """One record of a shard; `size` with the newline."""
+    """One record of a shard; `size` with the newline, `output` as above."""
 
     row: int
     offset: int
     size: int
     tokens: int
+    output: int
 
 
-def pack(rows: Sequence[int], sizes: Sequence[int], tokens: Sequence[int], offset: int) -> bytes:
+MAX_TOKENS = 0xFFFFFFFF
+"""The most that an entry can tell."""
+
+
+def pack(
+    rows: Sequence[int],
+    sizes: Sequence[int],
+    tokens: Sequence[int],
+    outputs: Sequence[int],
+    offset: int,
+) -> bytes:
     """Entries of consecutive lines of which the first starts at `offset`."""
     words = array("Q", bytes(ENTRY_BYTES * len(rows)))
     words[0::WORDS] = array("Q", rows)
     words[1::WORDS] = array("Q", accumulate(sizes, initial=offset))[:-1]
     words[2::WORDS] = array("Q", sizes)
     words[3::WORDS] = array("Q", tokens)
-    return _little(words).tobytes()
+    data = bytearray(_little(words))
+    memoryview(data).cast("I")[7 :: 2 * WORDS] = memoryview(_little(array("I", outputs)))
+    return bytes(data)
 
 
 def entries(chunks: Iterable[bytes]) -> Iterator[Entry]:
@@ -44,7 +58,8 @@ def entries(chunks: Iterable[bytes]) -> Iterator[Entry]:
         usable = len(data) - len(data) % ENTRY_BYTES
         words = _little(array("Q", data[:usable]))
         for at in range(0, len(words), WORDS):
-            yield Entry(*words[at : at + WORDS])
+            row, offset, size, both = words[at : at + WORDS]
+            yield Entry(row, offset, size, both & MAX_TOKENS, both >> 32)
         held = data[usable:]
     if held:
         raise ValueError(f"an index ends inside an entry: {len(held)} bytes are left over")

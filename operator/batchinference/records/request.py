@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
-from batchinference.records import codes
+from batchinference.records import bounds, codes
+from batchinference.records.body_types import Shape, body_names, body_type, shapes
 from batchinference.records.locations import check_locations
 from batchinference.records.parameters import Default
 from batchinference.records.refusal import BadLine
@@ -46,11 +47,13 @@ class Request(msgspec.Struct, gc=False):
         custom_id: the user's id as JSON text; b"null" for a native line without `recordId`.
         body: the complete body, or the untouched modelInput, as JSON text.
         native: the body is the provider's own.
+        output: the most tokens of its answer, 0 where it has no bound.
     """
 
     custom_id: bytes
     body: bytes
     native: bool = False
+    output: int = 0
 
 
 BEHIND_BODY = b"}\n"
@@ -65,12 +68,17 @@ class Usual(NamedTuple):
         rests: the rest of each line from the body on: body, closing brace, newline.
         front: belongs in front of each body, which lacks its own opening brace then.
         bodies: of `Rules.body`'s type; empty where it is not the type of all of them.
+        outputs: the most tokens of each answer, 0 where it has no bound.
     """
 
     ids: list[bytes]
     rests: list[memoryview]
     front: bytes
     bodies: list[Any]
+    outputs: Sequence[int] = ()
+
+
+_UNBOUNDED = bounds.Members()
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +94,7 @@ class Rules:
         places: S3 prefixes that such a line may name.
         closed: prefixes in these that it may not.
         body: the type of the bodies that a translator is quick with, None where there is none.
+        bounds: the members that bound an answer.
     """
 
     model: str
@@ -96,6 +105,11 @@ class Rules:
     places: Sequence[str] = ()
     closed: Sequence[str] = ()
     body: type[msgspec.Struct] | None = None
+    bounds: bounds.Members = _UNBOUNDED
+
+
+_TRIES = 8
+"""Blocks in a row without bodies of the quick type after which it is not tried any more."""
 
 
 class RequestReader:
@@ -106,7 +120,8 @@ class RequestReader:
         self._envelope = msgspec.json.Decoder(_Envelope).decode
         self._urls = (rules.url, rules.url.removeprefix("/v1"))
         self._model_member = b'"model":' + msgspec.json.encode(rules.model)
-        names = {name: index for index, name in enumerate(_body_names(rules))}
+        names = {name: index for index, name in enumerate(body_names(rules))}
+        self._bounding = [(name, f"m{names[name]}") for name in rules.bounds.names]
         self._defaults = [
             (
                 [f"m{names[name]}" for name in default.names],
@@ -114,13 +129,19 @@ class RequestReader:
             )
             for default in rules.defaults
         ]
-        self._body = msgspec.json.Decoder(_body_type(names, rules.required)).decode
+        self._body = msgspec.json.Decoder(body_type(names, rules.required)).decode
         self._usual = _usual_line(rules.url)
         members = [member for _, member in self._defaults]
-        self._shapes = _shapes(rules, self._model_member, members)
-        self._quick = []
+        self._shapes = shapes(rules, self._model_member, members)
+        self._outputs = bounds.usual(
+            rules.bounds, rules.defaults, {name: f"m{index}" for name, index in names.items()}
+        )
+        self._quick: list[Shape] = []
         if rules.body is not None:
-            self._quick = _shapes(rules, self._model_member, members, rules.body)
+            self._quick = shapes(rules, self._model_member, members, rules.body)
+            self._quick_outputs = bounds.usual(
+                rules.bounds, rules.defaults, {name: name for name in rules.bounds.limits}
+            )
         self._in_vain = 0
         whole = len('{"custom_id":,"method":"POST","url":"","body":}')
         short = len('{"custom_id":,"body":}')
@@ -142,29 +163,30 @@ class RequestReader:
         except UnicodeError:
             return None
         if self._quick and self._in_vain < _TRIES:
-            found = self._of_shapes(self._quick, data, keeps=True)
-            if found is not None:
+            read = self._of_shapes(self._quick, data)
+            if read is not None:
                 self._in_vain = 0
-                return found
+                return read._replace(outputs=self._quick_outputs(read.bodies))
             self._in_vain += 1
-        return self._of_shapes(self._shapes, data, keeps=False)
+        read = self._of_shapes(self._shapes, data)
+        return read and read._replace(bodies=[], outputs=self._outputs(read.bodies))
 
-    def _of_shapes(self, shapes: list[_Shape], data: bytes, *, keeps: bool) -> Usual | None:
-        for _ in shapes:
-            found = Usual([], [], shapes[0][1], [])
+    def _of_shapes(self, known: list[Shape], data: bytes) -> Usual | None:
+        for _ in known:
+            found = Usual([], [], known[0][1], [])
             try:
-                is_whole = self._match_all(shapes[0], data, found, keeps=keeps)
+                is_whole = self._match_all(known[0], data, found)
             except (msgspec.MsgspecError, RecursionError):
                 if found.ids:
                     return None
-                shapes.reverse()  # the first line alone tells which one it is
+                known.reverse()  # the first line alone tells which one it is
             else:
                 return found if is_whole else None
         return None
 
-    def _match_all(self, shape: _Shape, data: bytes, found: Usual, *, keeps: bool) -> bool:
+    def _match_all(self, shape: Shape, data: bytes, found: Usual) -> bool:
         """Read lines up to the first that is not usual; whether there was none."""
-        add_id, add_rest, keep = found.ids.append, found.rests.append, found.bodies.append
+        add_id, add_rest, add_body = found.ids.append, found.rests.append, found.bodies.append
         match, find_newline = self._usual, data.find
         decode, front = shape
         skipped = 1 if front else 0  # the body's own brace is in the front
@@ -176,9 +198,7 @@ class RequestReader:
             if usual is None or data[newline - 1] != _BRACE:
                 return False
             start = usual.end()
-            body = decode(view[start : newline - 1])
-            if keeps:
-                keep(body)
+            add_body(decode(view[start : newline - 1]))
             add_id(usual[1])
             add_rest(view[start + skipped : newline + 1])
             at = newline + 1
@@ -225,7 +245,13 @@ class RequestReader:
             raise BadLine(codes.WRONG_TYPE, _in_body(error), custom_id) from None
         except RecursionError:
             raise BadLine(codes.TOO_DEEP, _DEEP, custom_id) from None
-        return Request(custom_id, self._complete(checked, body, custom_id))
+        whole = self._complete(checked, body, custom_id)
+        return Request(custom_id, whole, output=self._output(checked))
+
+    def _output(self, checked: Any) -> int:
+        said = [(name, getattr(checked, attribute)) for name, attribute in self._bounding]
+        known = {name: bytes(text) for name, text in said if text is not msgspec.UNSET}
+        return bounds.bound(self._rules.bounds, known, self._rules.defaults)
 
     def complete(self, custom_id: bytes, body: bytes) -> Request:
         """The record of a body that was made here, as JSON text.
@@ -286,7 +312,8 @@ class RequestReader:
         _refuse_twice(line, custom_id or b"null")
         rules = self._rules
         check_locations(model_input, rules.places, custom_id or b"null", rules.closed)
-        return Request(custom_id or b"null", model_input, native=True)
+        output = bounds.native_bound(model_input)
+        return Request(custom_id or b"null", model_input, native=True, output=output)
 
 
 def decode_body(body: bytes | memoryview, custom_id: bytes = b"null") -> dict[str, Any]:
@@ -304,72 +331,6 @@ def decode_body(body: bytes | memoryview, custom_id: bytes = b"null") -> dict[st
             codes.NUMBER_OUT_OF_RANGE, "the body has a number that is out of range", custom_id
         ) from None
     return value
-
-
-# ---------------------------------------------------------------- the body's type
-
-
-def _body_names(rules: Rules) -> list[str]:
-    names = dict.fromkeys(name for default in rules.defaults for name in default.names)
-    return list(names)
-
-
-_REQUIRED_TYPES: dict[str, Any] = {"messages": list[msgspec.Raw]}
-
-
-def _body_type(names: Mapping[str, int], required: str) -> type[msgspec.Struct]:
-    """A struct that looks at `model`, `stream` and the members that are asked for."""
-    fields: list[tuple[str, Any, Any]] = [
-        ("model", str | None | msgspec.UnsetType, msgspec.UNSET),
-        ("stream", bool | None, None),
-    ]
-    rename = {f"m{index}": name for name, index in names.items()}
-    if required:
-        rename["required"] = required
-    whole = msgspec.Raw | msgspec.UnsetType
-    kinds = {"required": _REQUIRED_TYPES.get(required, msgspec.Raw) | msgspec.UnsetType}
-    fields += [(name, kinds.get(name, whole), msgspec.UNSET) for name in rename]
-    return msgspec.defstruct("Body", fields, rename=rename, gc=False)
-
-
-_Shape = tuple[Callable[[memoryview], Any], bytes]
-
-_TRIES = 8
-"""Blocks in a row without bodies of the quick type after which it is not tried any more."""
-
-
-def _shapes(
-    rules: Rules,
-    model_member: bytes,
-    members: list[bytes],
-    body: type[msgspec.Struct] = msgspec.Struct,
-) -> list[_Shape]:
-    """The two usual bodies, with the job's model and without any: what parses them, failing on
-    everything else, and what goes in front of their first member. `body` has the other members.
-    """
-    absent = Literal["\0 no body has this"]
-    own = set(body.__struct_encode_fields__)
-    fields: list[Any] = [("model", Literal[rules.model])]
-    if rules.required and rules.required not in own:
-        fields.append(("required", _REQUIRED_TYPES.get(rules.required, msgspec.Raw)))
-    fields.append(("stream", None, None))
-    # A member of the body's own type is the same field, with another type.
-    names = {name if name in own else f"m{n}": name for n, name in enumerate(_body_names(rules))}
-    fields += [(attribute, absent, None) for attribute in names]
-    rename = {**names, "required": rules.required or "required"}
-    found: list[_Shape] = []
-    for has_model in (True, False):
-        if not has_model:
-            fields = [*fields[1:], ("model", absent, None)]
-        added = [*members] if has_model else [model_member, *members]
-        if not has_model and not rules.required:
-            break  # a body may be empty then, and nothing can be put in front of nothing
-        shape = msgspec.defstruct(
-            "Usual", fields, bases=(body,), rename=rename, gc=False, kw_only=True
-        )
-        front = b"{" + b",".join(added) + b"," if added else b""
-        found.append((msgspec.json.Decoder(shape).decode, front))
-    return found
 
 
 def _usual_line(url: str) -> Callable[[bytes, int, int], re.Match[bytes] | None]:

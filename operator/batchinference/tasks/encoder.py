@@ -20,6 +20,7 @@ from batchinference.model.run import Run
 from batchinference.model.status import Reason
 from batchinference.ports import BatchData, BodyEncoder, SeveralEncoder, UsualEncoder
 from batchinference.records import codes
+from batchinference.records.bounds import MEMBERS
 from batchinference.records.parameters import REQUIRED, URLS, defaults
 from batchinference.records.refusal import BadLine, UnsupportedRequest
 from batchinference.records.request import (
@@ -83,6 +84,7 @@ class Encoder:
                 places=_places(run),
                 closed=_closed(run),
                 body=self._usual.usual_body if self._usual is not None else None,
+                bounds=MEMBERS[operation],
             )
         )
         self.native: bool | None = run.cursor.native if run.cursor else None

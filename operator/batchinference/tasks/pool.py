@@ -33,6 +33,7 @@ class _Record(NamedTuple):
     row: int
     line: bytes
     tokens: int
+    output: int
 
 
 def pool(run: Run, sources: tuple[int, ...], bench: Workbench) -> Pooled:
@@ -103,7 +104,7 @@ def _records(
     lines = plain_lines(store.read(spool.staged(store, where.shard(shard.index))))
     for entry, line in zip(table, lines, strict=True):
         if entry.row == row:
-            yield _Record(row, line, entry.tokens)
+            yield _Record(row, line, entry.tokens, entry.output)
             row = next(wanted, None)
             if row is None:
                 return
@@ -129,4 +130,5 @@ def _piece(records: list[_Record]) -> Piece:
         [len(r.line) + 1 for r in records],
         [r.row for r in records],
         [r.tokens for r in records],
+        outputs=[r.output for r in records],
     )

@@ -34,6 +34,7 @@ class Piece:
     Attributes:
         data: the encoded good records, each with its newline.
         sizes, rows, tokens: of each good record; the size with the newline.
+        outputs: the most tokens of each one's answer, 0 where nothing bounds it; empty: of none.
         first_row, table: the row table's lines of all rows; both unused when pooling.
         cursor_at: the state of the pass right before the n-th good record.
     """
@@ -45,6 +46,7 @@ class Piece:
     first_row: int = 0
     table: Sequence[bytes] = ()
     cursor_at: Callable[[int], Cursor] | None = None
+    outputs: Sequence[int] = ()
 
     def entry_of(self, record: int) -> int:
         """Which line of the table the n-th good record has."""
@@ -80,6 +82,9 @@ class _Files:
     records: int = 0
     size: int = 0
     tokens: int = 0
+    output: int = 0
+    is_bounded: bool = True
+    longest: int = 0
     table_size: int = 0
     first_row: int = 0
     last_row: int = 0
@@ -95,10 +100,12 @@ class _Files:
         if end == start:
             return
         sizes, rows, tokens = piece.sizes, piece.rows, piece.tokens
+        outputs = piece.outputs or [0] * len(sizes)
         data: bytes | memoryview = piece.data
         if end - start < len(sizes):
             before = sum(sizes[:start])
             sizes, rows, tokens = sizes[start:end], rows[start:end], tokens[start:end]
+            outputs = outputs[start:end]
             data = memoryview(piece.data)[before : before + sum(sizes)]
         if self.lines is not None:
             self.lines.write(data)
@@ -106,13 +113,16 @@ class _Files:
             assert self.writer is not None
             self.writer.write(bytes(data))
         self.digest.update(data)
-        self.entries.write(index.pack(rows, sizes, tokens, self.size))
+        self.entries.write(index.pack(rows, sizes, tokens, outputs, self.size))
         if not self.records:
             self.first_row = rows[0]
         self.last_row = rows[-1]
         self.records += end - start
         self.size += len(data)
         self.tokens += sum(tokens)
+        self.output += sum(outputs)
+        self.is_bounded = self.is_bounded and all(outputs)
+        self.longest = max([self.longest, *tokens])
 
     def _mark(self, piece: Piece, start: int, end: int, entry: int) -> None:
         """Remember the places of the last few records."""
@@ -146,6 +156,8 @@ class _Files:
             tokens=self.tokens,
             sha256=self.digest.hexdigest(),
             attempt=attempt,
+            output=self.output if self.is_bounded else None,
+            longest=self.longest,
         )
 
     def store(self, store: ObjectStore, layout: Layout) -> None:
@@ -324,10 +336,12 @@ def _move(source: _Files, mark: _Mark, target: _Files) -> None:
     for entries, shift in ((moved, -mark.line_at), (own, moved_size)):
         rows = [e.row for e in entries]
         sizes, tokens = [e.size for e in entries], [e.tokens for e in entries]
-        target.entries.write(index.pack(rows, sizes, tokens, entries[0].offset + shift))
+        outputs = [e.output for e in entries]
+        target.entries.write(index.pack(rows, sizes, tokens, outputs, entries[0].offset + shift))
     target.entries.truncate()
     source.entries.truncate(entries_at)
     moved_tokens = sum(e.tokens for e in moved)
+    source.output -= sum(e.output for e in moved)
 
     source.records = mark.records
     source.size = mark.line_at
@@ -339,6 +353,9 @@ def _move(source: _Files, mark: _Mark, target: _Files) -> None:
     target.size += moved_size
     target.table_size += moved_table
     target.tokens += moved_tokens
+    target.output += sum(e.output for e in moved)
+    target.is_bounded = target.is_bounded and all(e.output for e in moved)
+    target.longest = max([target.longest, *(e.tokens for e in moved)])
     target.first_row = mark.row
     target.digest = _digest(target.lines)
 

@@ -113,6 +113,7 @@ class _Checked:
         at: which line of the block each good record is; more than one may be of the same line.
         bad_rows: the rows that are never sent.
         skipped: rows of the first line that an earlier shard has.
+        outputs: the most tokens of each good record's answer, 0 where nothing bounds it.
     """
 
     read: int
@@ -124,6 +125,7 @@ class _Checked:
     at: Sequence[int]
     bad_rows: Sequence[int]
     skipped: int = 0
+    outputs: Sequence[int] = ()
 
 
 class _Pass:
@@ -232,7 +234,9 @@ class _Pass:
                     count = len(sizes)
                     rows, at = range(state.row, state.row + count), range(count)
                     tokens = estimates(usual.front, usual.rests, len(BEHIND_BODY))
-                    checked = _Checked(count, data, sizes, rows, tokens, usual.ids, at, ())
+                    checked = _Checked(
+                        count, data, sizes, rows, tokens, usual.ids, at, (), 0, usual.outputs
+                    )
                     return self._whole_piece(checked, block, number)
         return self._whole_piece(self._check_singly(block, info, repeated), block, number)
 
@@ -249,6 +253,7 @@ class _Pass:
         lines: list[bytes] = []
         rows: list[int] = []
         tokens: list[int] = []
+        outputs: list[int] = []
         table: list[bytes] = []
         at: list[int] = []
         bad_rows: list[int] = []
@@ -297,13 +302,16 @@ class _Pass:
             table += entries
             lines += encoded[skipped:]
             rows += range(row, row + len(entries))
+            outputs += [request.output] * len(entries)
             at += [position] * len(entries)
             row += len(entries)
             skipped = 0
         sizes = [len(line) + 1 for line in lines]
         data = b"\n".join([*lines, b""])
         read_lines = len(block.lines)
-        return _Checked(read_lines, data, sizes, rows, tokens, table, at, bad_rows, skipped_first)
+        return _Checked(
+            read_lines, data, sizes, rows, tokens, table, at, bad_rows, skipped_first, outputs
+        )
 
     def _whole_piece(self, checked: _Checked, block: Block, number: int) -> Piece:
         """The piece for the shards; moves the state behind the block."""
@@ -331,6 +339,7 @@ class _Pass:
             first_row,
             checked.table,
             cursor_at,
+            checked.outputs,
         )
 
     def _cursor(

@@ -15,6 +15,7 @@ from batchinference.errors import InvalidObject
 from batchinference.model.batch import BatchFailure, BatchState
 from batchinference.model.codec import decode, encode
 from batchinference.model.earlier import Earlier
+from batchinference.model.price import Price, PriceSource
 from batchinference.model.run import (
     Cancel,
     CancelWhy,
@@ -155,6 +156,10 @@ def full_run():
         collected=Collected(1, 2, 3, 4, 5, 6, "Expired"),
         pooled=True,
         not_before=START,
+        put_backs=1,
+        output=7,
+        longest=3,
+        unsent_code="BudgetExceeded",
     )
     return replace(
         run_of(),
@@ -179,6 +184,7 @@ def full_run():
         submitted=True,
         parked_s=60,
         left=("s3://former/staging/",),
+        price=Price("2", "8", "1", "4", "EUR", PriceSource.PROVIDER, 100),
     )
 
 

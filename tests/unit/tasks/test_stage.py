@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchinference.adapters.bedrock.data import BedrockData
-from batchinference.model.batch import Limits
+from batchinference.model.batch import BatchState, Limits
 from batchinference.model.status import Reason
 from batchinference.model.work import FaultKind, StageDone, TaskFault, TaskKind
 from batchinference.records import codes
@@ -28,6 +28,8 @@ from unit.tasks.desk import (
     INPUT,
     STAGING,
     Desk,
+    answer,
+    expired,
     jsonl,
     limits,
     make_run,
@@ -540,3 +542,53 @@ def test_inline_text_that_is_not_known_any_more_is_not_found(tmp_path: Path) -> 
     found = desk(tmp_path, source=InlineSource(None))
     result = fault(found.perform(TaskKind.STAGE))
     assert (result.kind, result.reason) == (FaultKind.STALLED, Reason.INPUT_NOT_FOUND)
+
+
+# ---------------------------------------------------------------- what answers may have
+
+
+def test_a_shard_tells_the_most_that_its_answers_and_its_longest_record_have(
+    tmp_path: Path,
+) -> None:
+    made = desk(tmp_path, limits(records=2))
+    made.put_input(jsonl([request(f"t{n}", "x" * n, max_tokens=n + 1) for n in range(5)]))
+    made.stage()
+    assert [shard.output for shard in made.run.shards] == [1 + 2, 3 + 4, 5]
+    longest = [max(e.tokens for e in index_of(made, s.index)) for s in made.run.shards]
+    assert [shard.longest for shard in made.run.shards] == longest
+
+
+def test_one_record_without_a_bound_leaves_its_shard_without_one(tmp_path: Path) -> None:
+    made = desk(tmp_path, limits(records=2))
+    made.put_input(jsonl([request("a", max_tokens=1), request("b"), request("c", max_tokens=3)]))
+    made.stage()
+    assert [shard.output for shard in made.run.shards] == [None, 3]
+    assert [e.output for e in index_of(made, 0)] == [1, 0]
+
+
+def test_what_moves_to_bring_the_last_shard_to_the_minimum_takes_its_bound_along(
+    tmp_path: Path,
+) -> None:
+    made = desk(tmp_path, limits(records=5, minimum=3))
+    sizes = [1, 2, 4, 8, 16, 32]
+    made.put_input(jsonl([request(f"t{n}", "x" * n * 9, max_tokens=n) for n in sizes]))
+    made.stage()
+    assert [shard.rows for shard in made.run.shards] == [3, 3]
+    assert [shard.output for shard in made.run.shards] == [1 + 2 + 4, 8 + 16 + 32]
+    assert made.run.shards[1].longest == max(e.tokens for e in index_of(made, 1))
+
+
+def test_pooled_records_keep_their_bounds(tmp_path: Path) -> None:
+    made = desk(tmp_path, limits(records=2))
+    made.put_input(jsonl([request(f"t{n}", max_tokens=10**n) for n in range(4)]))
+    made.stage()
+    for shard, row in ((0, 1), (1, 2)):
+        files = {f"out-{shard}": jsonl([expired(row), answer(row ^ 1)])}
+        made.end(shard, BatchState.EXPIRED, files)
+        made.collect(shard)
+    (pooled,) = made.pool(0, 1).shards
+    assert (pooled.rows, pooled.output) == (2, 10 + 100)
+
+
+def index_of(made: Desk, shard: int):
+    return list(entries([made.store.objects[f"{STAGING}shards/{shard:05d}.idx"]]))
