@@ -83,6 +83,9 @@ class JobBuilder:
         policy = {"maxFailedPercent": percent, "maxFailedRecords": records}
         return self.with_spec(successPolicy={k: v for k, v in policy.items() if v is not None})
 
+    def budget(self, most: str, currency: str = "USD") -> JobBuilder:
+        return self.with_spec(budget={"maxCost": most, "currency": currency})
+
     def attempts(self, number: int) -> JobBuilder:
         return self.with_spec(retryPolicy={"maxAttempts": number})
 

@@ -17,6 +17,7 @@ from batchinference.runtime.settings import RuntimeSettings
 from fakes.clock import SeededRandomness, VirtualClock
 from fakes.journals import FakeJournals
 from fakes.kube import FakeKube
+from fakes.prices import FakePrices
 from fakes.provider import FakeFactory, Faults
 from fakes.recorder import FakeRecorder
 from fakes.runner import FakeRunner
@@ -57,6 +58,7 @@ class Outside:
         self.kube = FakeKube(world, failure_rate=api_failure_rate)
         self.journals = FakeJournals(world, failure_rate=api_failure_rate)
         self.recorder = FakeRecorder(world)
+        self.prices = FakePrices()
         self.servers: dict[str, ProviderServer] = {}
         self.factory = FakeFactory(self.servers, world, faults=faults or Faults())
         self.workers = Workers(world, server_of, spool, worker_death_rate)
@@ -88,6 +90,7 @@ class Outside:
             recorder=self.recorder,
             runner=runner,
             factory=self.factory,
+            prices=self.prices,
             clock=self.clock,
             randomness=SeededRandomness(seed),
             settings=settings,

@@ -18,6 +18,7 @@ from batchinference.adapters.kube.events import KubeEvents
 from batchinference.adapters.kube.journals import KubeJournals
 from batchinference.adapters.kube.leases import KubeLease
 from batchinference.adapters.kube.objects import KubeObjects
+from batchinference.adapters.prices import LibraryPrices
 from batchinference.adapters.workers import WorkerPool, inherited_environment
 from batchinference.app import handlers
 from batchinference.app.http import HTTPServer, LoopLag
@@ -119,6 +120,7 @@ class Assembly:
             factory=Providers(
                 worker_connections, self._runtime_settings.submit_timeout_s, self._metrics
             ),
+            prices=LibraryPrices(),
             clock=clock,
             randomness=system_randomness(),
             settings=self._runtime_settings,

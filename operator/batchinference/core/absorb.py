@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import assert_never
 
 from batchinference.core.begin import has_nothing
+from batchinference.core.budget import estimate, price_of
 from batchinference.core.effects import FINALIZER, StartTask
 from batchinference.core.follow import (
     batch_missing,
@@ -47,7 +48,7 @@ from batchinference.core.policy import (
     reject,
     was_cancelled_by_us,
 )
-from batchinference.core.pricing import priced
+from batchinference.core.pricing import own_price, priced, shown_bound
 from batchinference.core.rebuild import searched
 from batchinference.core.receipt import receipt
 from batchinference.core.refusals import too_large_to_upload
@@ -56,7 +57,7 @@ from batchinference.core.setting import Setting
 from batchinference.core.transitions import RunInput, ShardInput, step_run, step_shard
 from batchinference.model.batch import BatchFailure, BatchLimit
 from batchinference.model.earlier import Earlier
-from batchinference.model.run import Run, RunPhase, Shard, ShardState
+from batchinference.model.run import Results, Run, RunPhase, Shard, ShardState
 from batchinference.model.staging import InputSnapshot, Staged
 from batchinference.model.status import Reason
 from batchinference.model.work import (
@@ -246,7 +247,7 @@ def _adopted(run: Run, snapshot: InputSnapshot, earlier: EarlierEnd, setting: Se
         stepped,
         input=snapshot,
         staged=Staged(rows=earlier.rows, bad=earlier.bad, size=0, tokens=0),
-        results=priced(earlier.results, run.provider.settings, setting.spec.model),
+        results=_costed(earlier.results, run, setting),
         verdict=final_verdict(run, setting.spec, earlier.results),
         start_time=started,
         completion_time=max(ended, started or ended),
@@ -254,6 +255,13 @@ def _adopted(run: Run, snapshot: InputSnapshot, earlier: EarlierEnd, setting: Se
         adopted=True,
         submitted=True,
     )
+
+
+def _costed(found: Results, run: Run, setting: Setting) -> Results:
+    """What a manifest tells: what it cost, too, unless an older version wrote it."""
+    if found.currency:
+        return found
+    return priced(found, own_price(run.provider.settings, setting.spec.model))
 
 
 def _shard_staged(run: Run, outcome: ShardStaged) -> Run:
@@ -325,5 +333,8 @@ def _finished(run: Run, result: Finished, setting: Setting) -> Run:
     if stepped is None or result.may_go_on is not parks:
         return run  # it was deleted, or came back, meanwhile: the manifest is to say that too
     verdict = final_verdict(run, setting.spec, result.results)
-    results = priced(result.results, run.provider.settings, setting.spec.model)
+    results = priced(result.results, price_of(run))
+    most = estimate(run)
+    if most is not None:
+        results = replace(results, estimated=shown_bound(most))
     return replace(stepped, results=results, verdict=verdict, completion_time=setting.now)

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from batchinference.core.budget import cost_of
 from batchinference.core.notes import Notes
 from batchinference.core.policy import CANCELLED
+from batchinference.core.pricing import used
 from batchinference.model.run import Run, Shard, ShardState, Submission
 from batchinference.model.status import (
     Cost,
@@ -115,20 +117,20 @@ def _shown_submission(made: Submission, notes: Notes, shown: Mapping[str, str]) 
 
 def usage(run: Run) -> Usage | None:
     """Tokens of the answers so far; None before there are any."""
-    spent_in, spent_out = 0, 0
     if run.results is not None:
         spent_in, spent_out = run.results.input_tokens, run.results.output_tokens
     else:
-        for shard in run.shards:
-            if shard.collected is not None:
-                spent_in += shard.collected.input_tokens
-                spent_out += shard.collected.output_tokens
+        spent_in, spent_out = used(run)
     return Usage(str(spent_in), str(spent_out)) if spent_in or spent_out else None
 
 
 def cost(run: Run) -> Cost | None:
-    """What the results cost; None where no price is known."""
+    """What the results cost, or the answers so far, and what all may cost at most; None where no
+    price is known.
+    """
     found = run.results
-    if found is None or not found.currency:
-        return None
-    return Cost(found.currency, actual=found.cost, on_demand=found.on_demand_cost)
+    if found is not None:
+        if not found.currency:
+            return None
+        return Cost(found.currency, found.estimated, found.cost, found.on_demand_cost)
+    return cost_of(run)

@@ -15,6 +15,7 @@ from datetime import timedelta
 
 from batchinference.core.abandon import abandon
 from batchinference.core.begin import starts_afresh
+from batchinference.core.budget import keep_to_budget, take_price
 from batchinference.core.cleaning import leave_provider, remove_remains
 from batchinference.core.deadline import meet_deadline
 from batchinference.core.decisions import answer
@@ -385,6 +386,7 @@ STEPS: tuple[Callable[[Draft], bool], ...] = (
     clean_up,
     stay_parked,
     read_spec,
+    take_price,
     hold_back,
     admit,
     look_back,
@@ -392,6 +394,7 @@ STEPS: tuple[Callable[[Draft], bool], ...] = (
     judge,
     follow_late,
     cancel_batches,
+    keep_to_budget,
     submit_shards,
     collect,
     regroup,

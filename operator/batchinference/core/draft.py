@@ -14,6 +14,7 @@ from batchinference.core.problem import Problem
 from batchinference.core.timing import Timing
 from batchinference.model.batch import SubmissionID, Traits
 from batchinference.model.job import BatchInferenceJob, JobSpec
+from batchinference.model.price import Price
 from batchinference.model.run import Run, RunPhase
 from batchinference.model.work import FaultKind
 
@@ -43,6 +44,7 @@ class Observed:
         annotations: where people decide: the object's, and the journal's while something is asked.
         paused_provider: what to say of a provider object that somebody paused; "" otherwise.
         journal_namespace: where the journal is.
+        price: what the run's model costs now; None where nobody says.
     """
 
     now: datetime
@@ -63,6 +65,7 @@ class Observed:
     annotations: Mapping[str, str] = field(default_factory=dict)
     paused_provider: str = ""
     journal_namespace: str = ""
+    price: Price | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +104,7 @@ class Draft:
         blocked: the finalizer is missing, or somebody must act: no place is asked for.
         paused: see `Decision`.
         questions: see `core.decisions`.
+        unaffordable: the queued shards that the budget has nothing left for.
     """
 
     run: Run
@@ -111,6 +115,7 @@ class Draft:
     problems: list[Problem] = field(default_factory=list)
     asking: set[int] = field(default_factory=set)
     questions: list[Question] = field(default_factory=list)
+    unaffordable: set[int] = field(default_factory=set)
     held: bool = False
     paused: str = ""
     blocked: bool = False

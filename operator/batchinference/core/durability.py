@@ -19,8 +19,9 @@ def must_stand(stored: Run, run: Run) -> bool:
 
     May wait: that the output place is claimed (claiming it again finds it ours), what the input
     was, how far staging came, that its shards ask for places, what was found out of an earlier life
-    of it. Everything else must not: claims and whatever follows them, cancelling, ends, whose the
-    run is, its last-seen spec, and that the output place is claimed no more.
+    of it, what its model costs. Everything else must not: claims and whatever follows them,
+    cancelling, ends, whose the run is, its last-seen spec, and that the output place is claimed no
+    more.
     """
     given_up = stored.output.claimed and not run.output.claimed
     return given_up or _lasting(stored) != _lasting(run)
@@ -41,4 +42,5 @@ def _lasting(run: Run) -> Run:
         staged=None,
         shards=(),
         earlier=None,
+        price=None,
     )

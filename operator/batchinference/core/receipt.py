@@ -39,6 +39,7 @@ def receipt(run: Run) -> Run:
         results=_relative(run.results, run.output.uri) if run.results else None,
         staging=Place(""),
         earlier=_unasked(run),
+        price=None,
         left=(),
         spec=_only(run.spec, _SPEC_KEPT),
         provider=replace(run.provider, settings={}),

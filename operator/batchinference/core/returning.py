@@ -76,6 +76,8 @@ def _take_up(run: Run, now: datetime) -> Run:
 
 def _resumed(run: Run) -> tuple[Shard, ...]:
     """What was dropped asks for a place again, unless it is too small, or went on elsewhere."""
-    return tuple(
-        (step_shard(s, ShardInput.RESUME) if was_dropped(run, s) else None) or s for s in run.shards
-    )
+    return tuple((_resume(s) if was_dropped(run, s) else None) or s for s in run.shards)
+
+
+def _resume(shard: Shard) -> Shard | None:
+    return step_shard(replace(shard, unsent_code=""), ShardInput.RESUME)

@@ -353,7 +353,7 @@ def _kept(shard: Shard) -> list[Submission]:
 def _queued(draft: Draft, shard: Shard) -> None:
     """Upload, claim, send - in this order, and only with a place from the account."""
     now = draft.observed.now
-    if draft.run.cancel is not None or draft.held:
+    if draft.run.cancel is not None or draft.held or shard.index in draft.unaffordable:
         return
     has_provider = not draft.provider_problem()
     if has_provider:  # what stopped it before is no news where something else stops it now

@@ -302,17 +302,6 @@ def parse_journaled_spec(spec: Mapping[str, Any]) -> JobSpec:
     return decode(JobSpec, {"output": {}, "input": {}, **spec}, "spec", ignore_unknown=True)
 
 
-def not_implemented_fields(spec: JobSpec) -> tuple[str, ...]:
-    """Paths of the fields with a value that this version cannot act on; they stall the job.
-
-    `managedBy` is not among them: it takes the job out of our hands.
-    """
-    found = {
-        "spec.budget": spec.budget is not None,
-    }
-    return tuple(path for path, present in found.items() if present)
-
-
 def unsupported_operation(operation: Operation, provider: ProviderSpec) -> str:
     """Why a provider of this kind has no batches of the operation; "" when it has."""
     if provider.bedrock is None or operation in _ON_BEDROCK:

@@ -107,6 +107,11 @@ class Reason:
     NEWER_SCHEMA = "JournalOfNewerOperator"
     UNREADABLE_JOURNAL = "JournalUnreadable"
     ENDPOINT_UNREACHABLE = "EndpointUnreachable"
+    # money
+    BUDGET_EXCEEDED = "BudgetExceeded"
+    BUDGET_CURRENCY = "BudgetCurrencyDiffers"
+    PRICE_UNKNOWN = "PriceUnknown"
+    UNBOUNDED_OUTPUT = "UnboundedOutput"
     # passing
     PROVIDER_UNAVAILABLE = "ProviderUnavailable"
     CIRCUIT_OPEN = "CircuitOpen"
@@ -204,7 +209,7 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Money as decimal strings."""
+    """Money as decimal strings; `estimated` is a bound."""
 
     currency: str = ""
     estimated: str = ""

@@ -34,6 +34,7 @@ Came with, or in place of, a provider's answer:
     BatchFailed           the provider failed or refused the batch as a whole; not billed
     BelowProviderMinimum  too few records were left for another batch; not billed
     NotSubmitted          the run ended before the record was sent; not billed
+    BudgetExceeded        sending it again could have passed the budget; not billed
     AnswerLost            it may have been processed and billed, but its answer is gone
     ProviderError         the provider reported an error without a code of its own
 
@@ -72,5 +73,6 @@ NOT_PROCESSED: Final = "NotProcessed"
 BATCH_FAILED: Final = "BatchFailed"
 BELOW_MINIMUM: Final = "BelowProviderMinimum"
 NOT_SUBMITTED: Final = "NotSubmitted"
+BUDGET_EXCEEDED: Final = "BudgetExceeded"
 ANSWER_LOST: Final = "AnswerLost"
 PROVIDER_ERROR: Final = "ProviderError"

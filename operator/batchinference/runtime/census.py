@@ -88,6 +88,10 @@ class Census:
                 ("output", run.results.output_tokens),
             ):
                 self._metrics.count("tokens_total", tokens, provider=provider, direction=direction)
+            if run.results.cost:
+                currency = run.results.currency
+                cost = float(run.results.cost)
+                self._metrics.count("cost_total", cost, provider=provider, currency=currency)
 
 
 def provider_kind(run: Run) -> str:

@@ -9,13 +9,12 @@ from dataclasses import replace
 
 from batchinference.clock import Clock
 from batchinference.core.draft import Observed
-from batchinference.core.problem import Problem, not_implemented
+from batchinference.core.problem import Problem
 from batchinference.core.view import is_final, is_shown_elsewhere
 from batchinference.errors import Fault
 from batchinference.model.batch import Traits
 from batchinference.model.job import (
     BatchInferenceJob,
-    not_implemented_fields,
     parse_journaled_spec,
     unsupported_operation,
 )
@@ -26,6 +25,7 @@ from batchinference.runtime.beginning import Beginning
 from batchinference.runtime.clients import Clients
 from batchinference.runtime.entry import Entry
 from batchinference.runtime.journaling import Journaling
+from batchinference.runtime.pricing import Pricing
 from batchinference.runtime.providers import Providers
 from batchinference.runtime.settings import RuntimeSettings
 from batchinference.runtime.store import FINALIZER, Store
@@ -47,6 +47,7 @@ class Observing:
         clients: Clients,
         accounts: Accounts,
         providers: Providers,
+        pricing: Pricing,
         beginning: Beginning,
         clock: Clock,
         settings: RuntimeSettings,
@@ -57,6 +58,7 @@ class Observing:
         self._clients = clients
         self._accounts = accounts
         self._providers = providers
+        self._pricing = pricing
         self._beginning = beginning
         self._clock = clock
         self._settings = settings
@@ -75,9 +77,6 @@ class Observing:
                 "another `runID`"
             )
             return Problem(Reason.JOURNAL_LOST, text, now)
-        inert = not_implemented_fields(job.spec)
-        if inert:
-            return Problem(Reason.NOT_IMPLEMENTED, not_implemented(job.spec, inert), now)
         problem = await self._providers.problem_for(job, now)
         if problem is not None:
             return problem
@@ -144,4 +143,5 @@ class Observing:
             granted=self._accounts.granted(run.provider.account, run.key),
             traits=traits,
             make_request=maker,
+            price=await self._pricing.of(run, now),
         )

@@ -22,6 +22,7 @@ from batchinference.ports import (
     Recorder,
     TaskRunner,
 )
+from batchinference.ports.prices import Prices
 from batchinference.runtime.accounts import Accounts
 from batchinference.runtime.beginning import Beginning
 from batchinference.runtime.census import Census
@@ -34,6 +35,7 @@ from batchinference.runtime.expiry import Expiry
 from batchinference.runtime.index import Indexes
 from batchinference.runtime.journaling import Journaling
 from batchinference.runtime.observing import Observing
+from batchinference.runtime.pricing import Pricing
 from batchinference.runtime.providers import Providers
 from batchinference.runtime.queue import KeyedQueue
 from batchinference.runtime.receipts import Receipts
@@ -52,7 +54,7 @@ class Operator:
     """One operator process's runtime.
 
     Args:
-        kube, journals, recorder, runner, factory: the outside world, see `ports`.
+        kube, journals, recorder, runner, factory, prices: the outside world, see `ports`.
         installation: see protocol 1.2.
         namespace: the operator's own, where journals and cluster providers' Secrets are.
         worker_connections: how workers reach the API server; handed to every task as it is.
@@ -67,6 +69,7 @@ class Operator:
         recorder: Recorder,
         runner: TaskRunner,
         factory: ProviderFactory,
+        prices: Prices,
         clock: Clock,
         randomness: Randomness,
         settings: RuntimeSettings,
@@ -182,6 +185,7 @@ class Operator:
                 clients=self._clients,
                 accounts=self._accounts,
                 providers=self._providers,
+                pricing=Pricing(self._providers, prices),
                 beginning=beginning,
                 clock=clock,
                 settings=settings,

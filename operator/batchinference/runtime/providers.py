@@ -378,12 +378,17 @@ class Providers:
             return ""
         return f"Annotation `{PAUSED}` of {pin.kind} '{pin.name}' holds what is not submitted"
 
+    def settings_of(self, pin: ProviderPin) -> Mapping[str, Any] | None:
+        """The spec of the run's provider object as it is now; None where the object is gone."""
+        seen = self._object_of(pin)
+        return seen.settings if seen is not None else None
+
     def resubmits_unknown(self, pin: ProviderPin) -> bool:
         """Whether the run's provider object opts out of the halt now (protocol 5.5), or did so when
         the run was admitted, where it is gone.
         """
-        seen = self._object_of(pin)
-        settings = seen.settings if seen is not None else pin.settings
+        settings = self.settings_of(pin)
+        settings = pin.settings if settings is None else settings
         return settings.get("unknownOutcomePolicy") == UnknownOutcomePolicy.RESUBMIT
 
     def pin(self, job: BatchInferenceJob) -> tuple[InferenceProvider, ProviderPin] | None:

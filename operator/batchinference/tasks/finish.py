@@ -14,8 +14,10 @@ from typing import Any
 
 import msgspec
 
+from batchinference.core.budget import cost_of
+from batchinference.core.pricing import used
 from batchinference.errors import Stalled
-from batchinference.model.codec import encode_time
+from batchinference.model.codec import encode, encode_time
 from batchinference.model.job import OutputFormat
 from batchinference.model.run import Run, SubmissionState
 from batchinference.model.status import Reason
@@ -77,14 +79,15 @@ def _finished(
     run: Run, place: ResultPlace, uri: str, counts: Counter[Count], manifest: dict[str, Any]
 ) -> Finished:
     bare = where_results_are(run, place, uri, has_errors=bool(manifest["errors"]))
+    input_tokens, output_tokens = used(run)
     return Finished(
         replace(
             bare,
             completed=counts[Count.COMPLETED],
             failed=counts[Count.FAILED],
             expired=counts[Count.EXPIRED],
-            input_tokens=_tokens(run, "input_tokens"),
-            output_tokens=_tokens(run, "output_tokens"),
+            input_tokens=input_tokens,
+            output_tokens=output_tokens,
         ),
         may_go_on=not manifest["final"],
     )
@@ -206,6 +209,8 @@ def _manifest(
     }
     found = run.input
     collected = [s.collected for s in run.shards if s.collected]
+    input_tokens, output_tokens = used(run)
+    cost = cost_of(run)
     return {
         "schema": MANIFEST_SCHEMA,
         "runKey": run.key,
@@ -225,9 +230,10 @@ def _manifest(
             "ignoredLines": sum(c.ignored for c in collected),
         },
         "usage": {
-            "inputTokens": str(_tokens(run, "input_tokens")),
-            "outputTokens": str(_tokens(run, "output_tokens")),
+            "inputTokens": str(input_tokens),
+            "outputTokens": str(output_tokens),
         },
+        **({"cost": encode(cost)} if cost is not None else {}),
         "input": {
             "source": found.source if found else "",
             "objects": found.objects if found else 0,
@@ -240,7 +246,3 @@ def _manifest(
         "submissions": submissions,
         "times": {name: encode_time(at) for name, at in times.items() if at is not None},
     }
-
-
-def _tokens(run: Run, name: str) -> int:
-    return sum(getattr(s.collected, name) for s in run.shards if s.collected)

@@ -38,6 +38,13 @@ class _Usage(msgspec.Struct, rename="camel"):
     output_tokens: int
 
 
+class _Cost(msgspec.Struct, rename="camel"):
+    currency: str
+    estimated: str = ""
+    actual: str = ""
+    on_demand: str = ""
+
+
 class _Times(msgspec.Struct, rename="camel"):
     started_at: datetime | None = None
     last_batch_ended_at: datetime | None = None
@@ -50,6 +57,7 @@ class _Manifest(msgspec.Struct, rename="camel"):
     usage: _Usage
     times: _Times
     final: bool = True
+    cost: _Cost | None = None
     errors: list[msgspec.Raw] = []
 
 
@@ -73,6 +81,15 @@ def earlier_end(run: Run, place: ResultPlace, holder: Holder) -> EarlierEnd | No
         input_tokens=usage.input_tokens,
         output_tokens=usage.output_tokens,
     )
+    if found.cost is not None:
+        cost = found.cost
+        results = replace(
+            results,
+            currency=cost.currency,
+            estimated=cost.estimated,
+            cost=cost.actual,
+            on_demand_cost=cost.on_demand,
+        )
     return EarlierEnd(
         results=results,
         rows=counts.total,

@@ -80,7 +80,8 @@ def _opener(run: Run, shard: Shard, store: ObjectStore, layout: Layout) -> Opene
                 Reason.COLLECTING, f"Shard {shard.index} is {shard.state.value}, not collected"
             )
         minimum = run.limits.min_records_per_batch
-        code = codes.BELOW_MINIMUM if shard.rows < minimum else codes.NOT_SUBMITTED
+        usual = codes.BELOW_MINIMUM if shard.rows < minimum else codes.NOT_SUBMITTED
+        code = shard.unsent_code or usual
         return lambda: _never_sent(shard, code.encode(), store, layout)
     return lambda: _collected(shard, store, layout)
 

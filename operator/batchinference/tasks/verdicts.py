@@ -26,6 +26,7 @@ _WHY = {
     codes.BATCH_CANCELLED: "The batch was cancelled before the record was processed",
     codes.NOT_PROCESSED: "The batch ended without processing the record",
     codes.BELOW_MINIMUM: "Too few records were left for another batch",
+    codes.BUDGET_EXCEEDED: "Sending the record again could have passed `spec.budget`",
     codes.NOT_SUBMITTED: "The run ended before the record was sent",
 }
 

@@ -73,6 +73,7 @@ DECLARED = (
     Declared("gauge", "live_batches", "Batches that the provider holds.", ("account",)),
     Declared("gauge", "queued_shards", "Shards that wait for their turn.", ("account",)),
     Declared("counter", "tokens_total", "Tokens as answers tell them.", ("provider", "direction")),
+    Declared("counter", "cost_total", "What ended runs cost.", ("provider", "currency")),
     # calls to providers
     Declared(
         "counter",

@@ -57,6 +57,7 @@ from batchinference.model.batch import (
     Traits,
 )
 from batchinference.model.codec import encode
+from batchinference.model.price import Price, PriceSource
 from batchinference.model.run import (
     CancelWhy,
     Collected,
@@ -90,6 +91,9 @@ ROWS = 4
 
 LAG_S = 20.0
 """How long a new batch may stay out of listings; with the submit deadline below the settle time."""
+
+A_RECORD = Price("0", "2000000", "0", "1000000", "USD", PriceSource.LIBRARY)
+"""At which a record costs at most 1, as its answer has one token at most."""
 
 SNAPSHOT = InputSnapshot("s3://data/in", 1, 1, "print")
 
@@ -140,6 +144,7 @@ class World:
     lives: int = 0
     provider_ok: bool = True
     blind: bool = False
+    priced: bool = True
     # the provider
     inputs: set[str] = field(default_factory=set)
     batches: list[Batch] = field(default_factory=list)
@@ -176,6 +181,7 @@ class World:
             granted=frozenset(range(1000)),
             traits=Traits(resend_window_s=self.window_s),
             make_request=request_of,
+            price=A_RECORD if self.priced else None,
         )
 
     def reconcile(self) -> None:
@@ -229,7 +235,32 @@ class World:
 
     # ------------------------------------------------------------ what must hold of decisions
 
+    def _check_budget(self, decision: Decision, observed: Observed) -> None:
+        """With what has just been decided nothing can cost more than the budget."""
+        fresh = [e for e in decision.effects if isinstance(e, Submit) and e.fresh]
+        budget = observed.spec.budget
+        if budget is None or not fresh:
+            return
+        landed = {(b.shard, b.ordinal) for b in self.batches}
+        may_land = [
+            f
+            for f in self.flying
+            if self.now <= f.until
+            and f.input_ref in self.inputs
+            and (f.shard, f.ordinal) not in landed
+        ]
+        costs = sum(map(self._cost, self.batches))
+        costs += sum(len(self.rows[e.shard]) for e in (*fresh, *may_land))
+        assert costs <= float(budget.max_cost), f"{costs} is above the budget"
+
+    def _cost(self, batch: Batch) -> int:
+        """The answers of every other record have a token, those of the others none."""
+        if not batch.state.is_over:
+            return len(batch.rows)
+        return sum(row % 2 for row in batch.billed)
+
     def _check_decision(self, decision: Decision, observed: Observed) -> None:
+        self._check_budget(decision, observed)
         for effect in decision.effects:
             if isinstance(effect, CancelBatch):
                 assert decision.run.cancel is not None
@@ -329,7 +360,7 @@ class World:
                 reports: list[Outcome] = [
                     ShardStaged(
                         Checkpoint(
-                            shard_of(n, ShardState.STAGED, ROWS),
+                            shard_of(n, ShardState.STAGED, ROWS, output=ROWS),
                             Cursor(0, n, n, (n + 1) * ROWS, 0, "print"),
                         )
                     )
@@ -362,16 +393,17 @@ class World:
         batch = next(b for b in self.batches if b.id == last.batch_id)
         self.collected_batches.add(batch.id)
         left = tuple(r for r in rows if r not in batch.billed)
+        told = Collected(answered=len(batch.billed), output_tokens=self._cost(batch))
         if not batch.state.may_leave_unbilled:
-            return Collected(answered=len(batch.billed), failed=len(left))
+            return replace(told, failed=len(left))
         self.unbilled[index] = left
-        return Collected(len(batch.billed), unbilled=len(left), unbilled_code=batch.state.value)
+        return replace(told, unbilled=len(left), unbilled_code=batch.state.value)
 
     def _pool(self, sources: tuple[int, ...]) -> Pooled:
         rows = tuple(r for n in sources for r in self.unbilled[n])
         index = len(self.run.shards)
         self.rows[index] = rows
-        made = shard_of(index, ShardState.STAGED, len(rows))
+        made = shard_of(index, ShardState.STAGED, len(rows), output=len(rows))
         return Pooled((made,), sources)
 
     def _results(self) -> Results:

@@ -155,6 +155,34 @@ def test_a_run_whose_manifest_stands_is_adopted_as_finished(completed, ending, r
     assert (ended.phase, ended.adopted, ended.was_submitted) == (P.ENDED, True, True)
 
 
+MINI = {
+    "model": "gpt-4.1-mini",
+    "inputPerMillionTokens": "0",
+    "outputPerMillionTokens": "2",
+    "batchDiscountPercent": 0,
+}
+
+
+@pytest.mark.parametrize(
+    ("results", "cost", "reason"),
+    [
+        (Results(completed=1, currency="EUR", cost="7.00"), ("EUR", "7.00"), "as it was written"),
+        (
+            Results(completed=1, output_tokens=1_000_000),
+            ("USD", "2.00"),
+            "an older version wrote it",
+        ),
+    ],
+)
+def test_what_an_adopted_end_cost_is_what_its_manifest_says(results, cost, reason) -> None:
+    run = admitting()
+    run = replace(run, provider=replace(run.provider, settings={"pricing": [MINI]}))
+    holder = Holder("k", "tag", "elsewhere", finished=True)
+    told = done(TaskKind.ADMIT, Admitted(SNAPSHOT, holder, EarlierEnd(results, rows=1, bad=0)))
+    found = fold(run, told).results
+    assert (found.currency, found.cost) == cost, reason
+
+
 def test_an_adopted_end_without_times_ends_now() -> None:
     earlier = EarlierEnd(Results(completed=1), rows=1, bad=0)
     holder = Holder("k", "tag", "elsewhere", finished=True)

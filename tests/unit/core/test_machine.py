@@ -152,6 +152,16 @@ class RunMachine(RuleBasedStateMachine):
                 # Not while a fence is put up: from then on the account is taken for granted.
                 world.blind = not world.blind
 
+    @precondition(lambda self: self.world.is_there)
+    @rule(most=st.integers(0, 16))
+    def somebody_sets_a_budget(self, most) -> None:
+        self.world.change(budget={"maxCost": f"{most}.00"})
+
+    @rule()
+    def the_price_is_found_or_lost(self) -> None:
+        self.world.priced = not self.world.priced
+        self.world.reconcile()
+
     @precondition(lambda self: not self.world.is_there)
     @rule()
     def the_object_comes_back(self) -> None:
@@ -163,8 +173,9 @@ class RunMachine(RuleBasedStateMachine):
             return
         world = self.world
         world.provider_ok, world.blind, world.flying = True, False, []
+        world.priced = True
         if world.is_there and world.deleting_since is None:
-            world.change(suspend=False)
+            world.change(suspend=False, budget={"maxCost": "1000000"})
         for _ in range(400):
             world.blind = False
             released = not (world.is_there and world.finalizer)

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
-import pytest
+from decimal import Decimal
 
-from batchinference.core.pricing import priced
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from batchinference.core.pricing import amount, own_price, shown, shown_bound
+from batchinference.core.pricing import priced as at_price
 from batchinference.model.run import Results
+
+
+def priced(results: Results, settings, model: str) -> Results:
+    return at_price(results, own_price(settings, model))
+
 
 MINI = {"model": "mini", "inputPerMillionTokens": "0.40", "outputPerMillionTokens": "1.60"}
 
@@ -62,3 +72,25 @@ def test_a_discount_that_is_none_is_no_price(discount) -> None:
 def test_a_price_list_that_is_none_has_no_prices(pricing) -> None:
     results = Results(input_tokens=5)
     assert priced(results, {"pricing": pricing}, "mini") == results
+
+
+def test_a_provider_s_price_says_who_says_it_and_in_which_currency() -> None:
+    found = own_price(
+        {"pricing": [{**MINI, "currency": "EUR", "batchDiscountPercent": 20}]}, "mini"
+    )
+    assert (found.source, found.currency, found.most_input) == ("Provider", "EUR", None)
+    assert Decimal(found.batch_output) == Decimal("1.28")
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("25.00", "25"), ("0", "0"), ("1e3", None), ("-1", None), ("", None), ("1.0000001", None)],
+)
+def test_an_amount_is_a_plain_decimal_number(text, value) -> None:
+    assert amount(text) == (None if value is None else Decimal(value))
+
+
+@given(st.decimals(min_value=0, max_value=10**15, places=11, allow_nan=False))
+def test_a_bound_is_never_shown_smaller_than_it_is(value) -> None:
+    assert value <= Decimal(shown_bound(value)) < value + Decimal("0.000001")
+    assert abs(Decimal(shown(value)) - value) <= Decimal("0.0000005")

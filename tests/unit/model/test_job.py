@@ -20,7 +20,6 @@ from batchinference.model.job import (
     Operation,
     Parameters,
     ResponseFormat,
-    not_implemented_fields,
     parse_job,
     parse_journaled_spec,
     parse_spec,
@@ -148,50 +147,6 @@ def test_the_billable_part_holds_the_billable_fields_without_defaults() -> None:
     assert set(billable) == set(BILLABLE)
     assert billable["providerRef"] == {"name": "openai"}
     assert billable["promptTemplate"] == {"prompt": "{{ text }}"}
-
-
-@pytest.mark.parametrize(
-    ("members", "want"),
-    [
-        ({}, ()),
-        ({"operation": "Responses"}, ()),
-        ({"input": {"s3": {"uri": "s3://b/k.jsonl"}}}, ()),
-        ({"input": {"s3": {"uri": "s3://b/p/"}}}, ()),
-        ({"input": {"s3": {"uri": "s3://b/k.CSV"}}}, ()),
-        ({"input": {"s3": {"uri": "s3://b/k.parquet"}}}, ()),
-        ({"input": {"s3": {"uri": "s3://b/k.jsonl.gz"}}}, ()),
-        ({"input": {"s3": {"uri": "s3://b/k.jsonl.zst"}}}, ()),
-        ({"input": {"inline": "{}", "format": "JSONL"}}, ()),
-        ({"input": {"inline": "{}", "format": "CSV"}}, ()),
-        ({"promptTemplate": {"prompt": "p"}}, ()),
-        (
-            {"output": {"s3": {"uri": "s3://b/"}, "format": "Parquet"}},
-            (),
-        ),
-        ({"outputPolicy": "Replace"}, ()),
-        ({"budget": {"maxCost": "1"}}, ("spec.budget",)),
-        (
-            {
-                "suspend": True,
-                "activeDeadlineSeconds": 60,
-                "ttlSecondsAfterFinished": 0,
-                "desiredState": "Cancelled",
-                "deletionPolicy": "Orphan",
-                "successPolicy": {"maxFailedPercent": 1},
-                "retryPolicy": {"maxAttempts": 1},
-                "priority": 3,
-                "managedBy": "example.com/queue",
-                "runID": "1",
-                "parameters": {"extra": {"seed": 1}},
-            },
-            (),
-        ),
-    ],
-)
-def test_what_this_version_cannot_act_on_is_named(
-    members: dict[str, Any], want: tuple[str, ...]
-) -> None:
-    assert not_implemented_fields(parse_spec(spec(**members))) == want
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from batchinference.model.work import (
 from batchinference.ports import Claim
 from batchinference.tasks.places import PrefixPlace
 from batchinference.tasks.sources import StoreSource
+from fakes.prices import price
 from fakes.stores import Crash, MemoryStore
 from unit.tasks.desk import (
     INPUT,
@@ -118,6 +119,20 @@ def test_a_held_place_says_whose_it_is(
     before = desk.store.under(OUTPUT)
     assert admitted(desk).holder == want, reason
     assert desk.store.under(OUTPUT) == before
+
+
+def test_what_results_cost_is_found_again_with_them(desk: Desk) -> None:
+    desk.put_input(jsonl([request("a")]))
+    desk.run = replace(desk.run, price=price())
+    desk.stage()
+    desk.end(0, files={"out": jsonl([answer(0)])})
+    desk.collect(0)
+    desk.finish()
+    desk.run = make_run()
+    found = admitted(desk).earlier
+    assert found is not None
+    assert (found.results.currency, found.results.cost) == ("USD", "0.000011")
+    assert (found.results.on_demand_cost, found.results.estimated) == ("0.000022", "")
 
 
 @pytest.mark.parametrize("installation", ["other", "install"])

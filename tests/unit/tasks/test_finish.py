@@ -24,6 +24,7 @@ from batchinference.records import codes
 from batchinference.tasks.admit import claim_of
 from batchinference.tasks.places import PrefixPlace
 from fakes.data import BodyData
+from fakes.prices import price
 from fakes.stores import Crash
 from unit.tasks.desk import (
     OUTPUT,
@@ -122,6 +123,34 @@ def test_the_manifest_says_what_was_written(tmp_path: Path) -> None:
             assert part["rows"] == data.count(b"\n")
             assert part["sha256"] == hashlib.sha256(data).hexdigest()
         assert sum(p["rows"] for p in manifest[kind]) == (10 if kind == "results" else 4)
+
+
+def test_the_manifest_says_what_it_cost_where_that_is_known(tmp_path: Path) -> None:
+    found = staged(tmp_path)
+    for shard in range(3):
+        found.answer_all(shard)
+    found.finish()
+    assert "cost" not in found.manifest()
+    costs = price(batch_input="1", batch_output="100", live_input="2", live_output="200")
+    shards = tuple(replace(s, output=1_000) for s in found.run.shards)
+    found.run = replace(found.run, price=costs, shards=shards)
+    found.finish()
+    assert found.manifest()["cost"] == {
+        "currency": "USD", "estimated": "0.30034", "actual": "0.00203", "onDemand": "0.00406",
+    }  # fmt: skip
+    before = dict(found.store.objects)
+    found.finish()
+    assert found.store.objects == before, "made again it is the same"
+
+
+def test_records_that_the_budget_kept_back_say_so(tmp_path: Path) -> None:
+    found = staged(tmp_path, rows=2)
+    drop(found, 0)
+    left = replace(found.run.shards[0], unsent_code=codes.BUDGET_EXCEEDED)
+    found.run = found.run.with_shard(left)
+    found.finish()
+    assert set(codes_of(found)) == {codes.BUDGET_EXCEEDED}
+    assert "`spec.budget`; it was not billed" in found.results()[0]["error"]["message"]
 
 
 def test_the_manifest_is_written_last(tmp_path: Path) -> None:
