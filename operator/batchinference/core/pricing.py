@@ -36,11 +36,13 @@ def own_price(settings: Mapping[str, Any], model: str) -> Price | None:
     """The price that the provider's settings name for the model; None where they name none."""
     listed = settings.get("pricing")
     for entry in listed if isinstance(listed, list | tuple) else ():
+        if not isinstance(entry, Mapping) or entry.get("model") != model:
+            continue
         try:
             price = decode(ModelPrice, entry, ignore_unknown=True)
         except InvalidObject:
             continue
-        if price.model == model and _is_price(price):
+        if _is_price(price):
             return _as_price(price)
     return None
 
