@@ -192,13 +192,6 @@ def test_a_config_map_that_is_not_ours_is_never_overwritten(team: Team) -> None:
     assert found["data"] == {"a": "b"}
 
 
-def test_a_field_of_a_later_version_stalls_the_job(team: Team) -> None:
-    team.apply(_job(team, jsonl(GOOD), budget={"maxCost": "1.00"}))
-    stalled = team.wait_condition("bad", "Stalled")
-    assert stalled["reason"] == "NotImplemented"
-    assert "spec.budget" in stalled["message"]
-
-
 def test_provisioned_throughput_is_refused_with_the_alternative(team: Team) -> None:
     arn = "arn:aws:bedrock:us-east-1:123456789012:provisioned-model/abcdefghijkl"
     uri = team.put("p.jsonl", jsonl(chat(f"r{n}", "Say") for n in range(120)))

@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 from collections.abc import Callable, Iterator
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -115,6 +116,58 @@ def test_openai_job_of_three_shards_comes_back_in_input_order(team: Team) -> Non
     status = team.status("big")
     assert status["progress"] == f"{total}/{total}"
     assert int(status["usage"]["inputTokens"]) > total
+
+
+PRICE = {
+    "model": "gpt-4.1-mini",
+    "inputPerMillionTokens": "0.40",
+    "outputPerMillionTokens": "1.60",
+}
+
+
+def test_a_budget_that_is_too_small_is_raised_and_the_job_completes_with_its_cost(
+    team: Team,
+) -> None:
+    source = team.put("paid.jsonl", jsonl(chat(f"id-{n}", f"Say number {n}") for n in range(20)))
+    team.apply(
+        team.job(
+            "paid",
+            input={"s3": {"uri": source}},
+            parameters={"maxOutputTokens": 50},
+            budget={"maxCost": "0.0001"},
+        )
+    )
+    stalled = team.wait_condition("paid", "Stalled")
+    assert stalled["reason"] == "PriceUnknown", "nobody knows what the sandbox charges"
+    _patch(team, "inferenceprovider/openai", {"pricing": [PRICE]})
+    try:
+        wait_for(
+            "the budget is held against the price",
+            lambda: team.condition("paid", "Stalled")["reason"] == "BudgetExceeded",
+        )
+        assert not team.accepted(team.tag("paid"))
+        most = team.status("paid")["cost"]["estimated"]
+        assert (
+            f"Raise `spec.budget.maxCost` to {most}" in team.condition("paid", "Stalled")["message"]
+        )
+        _patch(team, "bij/paid", {"budget": {"maxCost": most}})
+        team.wait_state("paid", "Succeeded")
+        status, manifest = team.status("paid"), team.manifest("paid")
+        used = {name: Decimal(tokens) for name, tokens in status["usage"].items()}
+        live = (
+            used["inputTokens"] * Decimal("0.4") + used["outputTokens"] * Decimal("1.6")
+        ) / 10**6
+        assert status["cost"] == manifest["cost"]
+        assert status["cost"]["estimated"] == most
+        assert abs(Decimal(status["cost"]["onDemand"]) - live) <= Decimal("0.0000005")
+        assert Decimal(status["cost"]["actual"]) <= Decimal(most)
+        assert status["cost"]["currency"] == "USD"
+    finally:
+        _patch(team, "inferenceprovider/openai", {"pricing": None})
+
+
+def _patch(team: Team, target: str, spec: dict[str, Any]) -> None:
+    team.kubectl("patch", target, "--type=merge", "--patch", json.dumps({"spec": spec}))
 
 
 OPERATIONS = [
