@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
+from unittest.mock import patch
 
 from batchinference.core import absorb, decide, follow, submit
 from batchinference.core.draft import Draft
@@ -18,6 +19,7 @@ from batchinference.core.outcomes import BatchSeen, LookedUp
 from batchinference.model.batch import BatchState, OutcomeUnknown, RefusalKind, Refused
 from batchinference.model.run import Run, Shard, ShardState, SubmissionState
 from batchinference.runtime import following, looking_up, reconciler
+from batchinference.tasks.join import Join
 from builders import anytime
 from fakes.journals import FakeJournals
 from fakes.provider import FakeProvider
@@ -106,7 +108,7 @@ def claim_after_sending(stack: ExitStack) -> None:
     async def is_ours(self: Any, entry: Any, decision: Any) -> bool:
         for shard in decision.run.shards:
             if shard.state is ShardState.CLAIMED and shard not in entry.run.shards:
-                connected = await self._clients.of_run(decision.run.provider)
+                connected = await self._observing._clients.of_run(decision.run.provider)
                 await connected.client.submit(shard.submissions[-1].request, anytime)
         return await once(self, entry, decision)
 
@@ -125,8 +127,10 @@ def never_cancel(stack: ExitStack) -> None:
 
 
 def bill_lost_answers_again(stack: ExitStack) -> None:
-    """What is missing from a completed batch is sent once more."""
+    """What is missing from a completed batch is sent once more, whatever the provider counts."""
     set_for(stack, BatchState, "may_leave_unbilled", property(lambda _state: True))
+    never_less = property(lambda _join: 1_000_000, lambda _join, _value: None)
+    stack.enter_context(patch.object(Join, "processed", never_less, create=True))
 
 
 def take_any_batch_of_the_shard(stack: ExitStack) -> None:
