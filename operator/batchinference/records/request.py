@@ -245,13 +245,14 @@ class RequestReader:
             raise BadLine(codes.WRONG_TYPE, _in_body(error), custom_id) from None
         except RecursionError:
             raise BadLine(codes.TOO_DEEP, _DEEP, custom_id) from None
-        whole = self._complete(checked, body, custom_id)
-        return Request(custom_id, whole, output=self._output(checked))
+        return self._checked(checked, body, custom_id)
 
-    def _output(self, checked: Any) -> int:
+    def _checked(self, checked: Any, body: bytes, custom_id: bytes) -> Request:
+        whole = self._complete(checked, body, custom_id)
         said = [(name, getattr(checked, attribute)) for name, attribute in self._bounding]
         known = {name: bytes(text) for name, text in said if text is not msgspec.UNSET}
-        return bounds.bound(self._rules.bounds, known, self._rules.defaults)
+        output = bounds.bound(self._rules.bounds, known, self._rules.defaults)
+        return Request(custom_id, whole, output=output)
 
     def complete(self, custom_id: bytes, body: bytes) -> Request:
         """The record of a body that was made here, as JSON text.
@@ -259,7 +260,7 @@ class RequestReader:
         Raises:
             BadLine: the job's defaults don't fit it.
         """
-        return Request(custom_id, self._complete(self._body(body), body, custom_id))
+        return self._checked(self._body(body), body, custom_id)
 
     def _complete(self, checked: Any, body: bytes, custom_id: bytes) -> bytes:
         """The body with the model and the defaults that it lacks in front."""

@@ -86,6 +86,11 @@ def test_what_bounds_an_answer(reason, operation, parameters, body, want) -> Non
         assert list(usual.outputs) == [want], "in bulk it is the same"
 
 
+def test_a_request_made_of_a_row_has_the_job_s_bound() -> None:
+    made = reader(parameters=LIMITED).complete(b'"a"', b'{"messages":[]}')
+    assert made.output == 50
+
+
 def test_usual_records_say_it_in_bulk() -> None:
     lines = [line_of(CHAT, max_tokens=7), line_of(CHAT), line_of(CHAT, max_completion_tokens=9)]
     usual = reader().read_usual(b"\n".join([*lines, b""]), True)
